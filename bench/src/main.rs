@@ -1,0 +1,3 @@
+//! Measuring tools for Engram.
+
+fn main() {}

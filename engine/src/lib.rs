@@ -1,0 +1,12 @@
+//! Engram's engine: what a memory is and does, as a deterministic state machine.
+//!
+//! *Invariants*: no clock, disk, network, thread or async in this crate; the same events give the
+//! same effects, bit for bit.
+//!
+//! *Not here*: executors, mailboxes and files (`shards`), HTTP and JSON framing (`net`).
+
+pub mod filter;
+pub mod limits;
+pub mod model;
+pub mod node;
+pub mod request;

@@ -1,0 +1,18 @@
+//! The number by which one shard knows a memory.
+//!
+//! *Invariants*: numbers are dense from 0 and belong to one space on one shard; a number is given
+//! again only after every index has let go of it.
+
+/// Number of a node in one space on one shard.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, bytemuck::Pod, bytemuck::Zeroable,
+)]
+#[repr(transparent)]
+pub struct NodeIx(pub u32);
+
+impl NodeIx {
+    /// As an index into a table of nodes.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
