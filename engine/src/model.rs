@@ -210,8 +210,8 @@ pub struct NewMemory {
     pub metadata: Metadata,
     /// How sure the client is, 0 to 1.
     pub confidence: Option<f32>,
-    /// Links that leave it.
-    pub links: Vec<Link>,
+    /// Client links that leave it; `None` leaves those that it has, `Some` replaces them.
+    pub links: Option<Vec<Link>>,
     /// When it was made; the time of arrival where none is given.
     pub created_at: Option<Timestamp>,
     /// From when on it does not exist.
