@@ -10,3 +10,4 @@ pub mod limits;
 pub mod model;
 pub mod node;
 pub mod request;
+pub mod vector;

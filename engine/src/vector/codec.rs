@@ -1,0 +1,397 @@
+//! How a vector is kept: what of it is stored, and how near it is to another.
+//!
+//! *Invariants*: the score of a query and a stored vector depends on these two alone, never on
+//! where or beside what the vector is stored; closeness is finite and more is nearer; rows are
+//! filled up with zeros, which change no product and no distance.
+//!
+//! *Not here*: which row belongs to which memory (`slots`), the arithmetic (`kernel`).
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use super::kernel::{Kernel, Planes, f16_to_f32, f32_to_f16, prefetch};
+use super::rows::{Line, Rows};
+use crate::limits;
+use crate::model::{Metric, VectorEncoding};
+
+/// Largest code of a signed byte; -128 is not used, so that a code can be negated.
+const CODE_MAX: f64 = 127.0;
+/// Largest code of a query's element.
+const WIDE_MAX: f64 = 32_767.0;
+
+/// What vectors are compared by and kept as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Codec {
+    /// Elements of a vector.
+    pub dimensions: u16,
+    /// What near means.
+    pub metric: Metric,
+    /// How an element is kept.
+    pub encoding: VectorEncoding,
+    /// How the arithmetic is done.
+    pub kernel: Kernel,
+}
+
+/// The rows of all vectors of one index, by slot.
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub struct Vectors {
+    /// Elements: signed bytes, half floats or floats.
+    lines: Rows<Line>,
+    /// Value of one unit of a signed byte.
+    scales: Rows<f32>,
+    /// Sum of the squared codes, for the Euclidean distance of signed bytes.
+    squares: Rows<u32>,
+}
+
+/// One side of many comparisons, made ready for them.
+#[derive(Clone, Debug)]
+pub enum Pivot {
+    /// A query against signed bytes: 16-bit integers, exact to about five digits.
+    Wide {
+        /// The integers.
+        planes: Planes,
+        /// Value of one unit.
+        scale: f64,
+        /// Sum of the squared integers.
+        squares: f64,
+    },
+    /// A stored row of signed bytes.
+    Code {
+        /// The row.
+        lines: Vec<Line>,
+        /// Sum of its codes.
+        sum: i32,
+        /// Value of one unit.
+        scale: f64,
+        /// Sum of the squared codes.
+        squares: f64,
+    },
+    /// A query or a stored row as floats, against half floats and floats.
+    Float(Vec<f32>),
+}
+
+impl Default for Pivot {
+    fn default() -> Self {
+        Self::Float(Vec::new())
+    }
+}
+
+/// One encoded vector that has no slot yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Encoded {
+    lines: Vec<Line>,
+    scale: f32,
+    squares: u32,
+}
+
+impl Codec {
+    /// Lines of one row.
+    pub fn lines(&self) -> usize {
+        let dimensions = usize::from(self.dimensions);
+        match self.encoding {
+            VectorEncoding::Int8 => dimensions.div_ceil(64),
+            VectorEncoding::F16 => dimensions.div_ceil(32),
+            VectorEncoding::F32 => 2 * dimensions.div_ceil(32),
+        }
+    }
+
+    /// A vector as it is stored: of length 1 under cosine.
+    pub fn encode(&self, vector: &[f32]) -> Encoded {
+        let values = self.directed(vector);
+        let mut lines = vec![Line::ZERO; self.lines()];
+        let (mut scale, mut squares) = (0.0, 0);
+        match self.encoding {
+            VectorEncoding::Int8 => {
+                (scale, squares) = encode_bytes(&values, bytemuck::cast_slice_mut(&mut lines));
+            }
+            VectorEncoding::F16 => {
+                let halves: &mut [u16] = bytemuck::cast_slice_mut(&mut lines);
+                halves.iter_mut().zip(&values).for_each(|(h, &v)| *h = f32_to_f16(v as f32));
+            }
+            VectorEncoding::F32 => {
+                let floats: &mut [f32] = bytemuck::cast_slice_mut(&mut lines);
+                floats.iter_mut().zip(&values).for_each(|(f, &v)| *f = v as f32);
+            }
+        }
+        Encoded { lines, scale, squares }
+    }
+
+    /// A query, ready to be compared with stored vectors.
+    pub fn query(&self, vector: &[f32]) -> Pivot {
+        let values = self.directed(vector);
+        if self.encoding == VectorEncoding::Int8 {
+            return wide(&values, self.lines());
+        }
+        let mut floats = vec![0f32; values.len().next_multiple_of(32)];
+        floats.iter_mut().zip(&values).for_each(|(f, &v)| *f = v as f32);
+        Pivot::Float(floats)
+    }
+
+    /// The score that clients see for a closeness.
+    #[inline]
+    pub fn score(&self, closeness: f32) -> f32 {
+        match self.metric {
+            Metric::Cosine => closeness.clamp(-1.0, 1.0),
+            Metric::Dot => closeness,
+            Metric::L2 => 0.0 - (0.0 - closeness).max(0.0).sqrt(),
+        }
+    }
+
+    fn directed(&self, vector: &[f32]) -> Vec<f64> {
+        assert_eq!(vector.len(), usize::from(self.dimensions), "dimensions are checked before");
+        assert!(vector.iter().all(|x| x.is_finite()), "elements are checked before");
+        let mut values: Vec<f64> = vector.iter().map(|&x| f64::from(x)).collect();
+        if self.metric == Metric::Cosine {
+            let norm = values.iter().map(|x| x * x).sum::<f64>().sqrt();
+            assert!(norm > 0.0, "a zero vector has no direction and is refused before");
+            values.iter_mut().for_each(|x| *x /= norm);
+        }
+        values
+    }
+}
+
+impl Vectors {
+    /// No vectors.
+    pub fn new(codec: &Codec) -> Self {
+        Self { lines: Rows::new(codec.lines()), scales: Rows::new(1), squares: Rows::new(1) }
+    }
+
+    /// Adds an empty row and says which it is.
+    pub fn push(&mut self, codec: &Codec) -> u32 {
+        if codec.encoding == VectorEncoding::Int8 {
+            self.scales.push(0.0);
+            if codec.metric == Metric::L2 {
+                self.squares.push(0);
+            }
+        }
+        self.lines.push(Line::ZERO)
+    }
+
+    /// Puts a vector into a row.
+    pub fn set(&mut self, codec: &Codec, slot: u32, encoded: &Encoded) {
+        self.lines.row_mut(slot).copy_from_slice(&encoded.lines);
+        if codec.encoding == VectorEncoding::Int8 {
+            self.scales.set(slot, encoded.scale);
+            if codec.metric == Metric::L2 {
+                self.squares.set(slot, encoded.squares);
+            }
+        }
+    }
+
+    /// Whether a row holds just this vector.
+    pub fn holds(&self, codec: &Codec, slot: u32, encoded: &Encoded) -> bool {
+        self.lines.row(slot) == encoded.lines
+            && (codec.encoding != VectorEncoding::Int8 || self.scales.get(slot) == encoded.scale)
+    }
+
+    /// A stored vector, ready to be compared with other stored ones.
+    pub fn pivot(&self, codec: &Codec, slot: u32, pivot: &mut Pivot) {
+        let row = self.lines.row(slot);
+        match codec.encoding {
+            VectorEncoding::Int8 => {
+                let mut lines = match std::mem::take(pivot) {
+                    Pivot::Code { lines, .. } => lines,
+                    Pivot::Wide { .. } | Pivot::Float(_) => Vec::new(),
+                };
+                lines.clear();
+                lines.extend_from_slice(row);
+                let sum = codec.kernel.sum_i8(row);
+                let scale = f64::from(self.scales.get(slot));
+                let squares = self.squared(codec, slot);
+                *pivot = Pivot::Code { lines, sum, scale, squares };
+            }
+            VectorEncoding::F16 | VectorEncoding::F32 => {
+                let mut floats = match std::mem::take(pivot) {
+                    Pivot::Float(floats) => floats,
+                    Pivot::Wide { .. } | Pivot::Code { .. } => Vec::new(),
+                };
+                floats.clear();
+                self.extend_floats(codec, slot, &mut floats);
+                *pivot = Pivot::Float(floats);
+            }
+        }
+    }
+
+    /// How near a stored vector is: the product, or the negated squared distance.
+    #[inline]
+    pub fn closeness(&self, codec: &Codec, pivot: &Pivot, slot: u32) -> f32 {
+        let row = self.lines.row(slot);
+        match pivot {
+            Pivot::Wide { planes, scale, squares } => {
+                let product = codec.kernel.dot_i16(planes, row) as f64;
+                self.integer_closeness(codec, slot, product, *scale, *squares)
+            }
+            Pivot::Code { lines, sum, scale, squares } => {
+                let product = f64::from(codec.kernel.dot_i8(lines, *sum, row));
+                self.integer_closeness(codec, slot, product, *scale, *squares)
+            }
+            Pivot::Float(floats) => float_closeness(codec, floats, row),
+        }
+    }
+
+    /// Asks for a row before it is compared.
+    #[inline]
+    pub fn prefetch(&self, slot: u32) {
+        prefetch(self.lines.row(slot));
+    }
+
+    /// The vector as it is known from its row: of length 1 under cosine.
+    pub fn decode(&self, codec: &Codec, slot: u32, out: &mut Vec<f32>) {
+        out.clear();
+        match codec.encoding {
+            VectorEncoding::Int8 => {
+                let scale = self.scales.get(slot);
+                let codes: &[i8] = bytemuck::cast_slice(self.lines.row(slot));
+                out.extend(codes.iter().map(|&code| f32::from(code) * scale));
+            }
+            VectorEncoding::F16 | VectorEncoding::F32 => self.extend_floats(codec, slot, out),
+        }
+        out.truncate(usize::from(codec.dimensions));
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.lines.clear();
+        self.scales.clear();
+        self.squares.clear();
+    }
+
+    /// Bytes of the elements, and of what stands beside them.
+    pub fn bytes(&self) -> (usize, usize) {
+        (self.lines.bytes(), self.scales.bytes() + self.squares.bytes())
+    }
+
+    /// Whether every table has the shape that `codec` gives it, and every number is usable.
+    pub fn is_sound(&self, codec: &Codec) -> bool {
+        let rows = self.len();
+        let int8 = codec.encoding == VectorEncoding::Int8;
+        let squared = int8 && codec.metric == Metric::L2;
+        let shaped = self.lines.is_shaped(codec.lines(), rows)
+            && self.scales.is_shaped(1, if int8 { rows } else { 0 })
+            && self.squares.is_shaped(1, if squared { rows } else { 0 });
+        shaped && (0..rows as u32).all(|slot| self.is_row_sound(codec, slot))
+    }
+
+    fn is_row_sound(&self, codec: &Codec, slot: u32) -> bool {
+        let row = self.lines.row(slot);
+        match codec.encoding {
+            VectorEncoding::Int8 => {
+                let codes: &[i8] = bytemuck::cast_slice(row);
+                let scale = self.scales.get(slot);
+                let squares: u32 = codes.iter().map(|&c| i32::from(c).pow(2) as u32).sum();
+                scale.is_finite()
+                    && scale >= 0.0
+                    && !codes.contains(&i8::MIN)
+                    && codes[usize::from(codec.dimensions)..].iter().all(|&c| c == 0)
+                    && (codec.metric != Metric::L2 || self.squares.get(slot) == squares)
+            }
+            VectorEncoding::F16 => {
+                let halves: &[u16] = bytemuck::cast_slice(row);
+                halves.iter().all(|h| h & 0x7c00 != 0x7c00)
+                    && halves[usize::from(codec.dimensions)..].iter().all(|&h| h == 0)
+            }
+            VectorEncoding::F32 => {
+                let floats: &[f32] = bytemuck::cast_slice(row);
+                floats.iter().all(|f| f.is_finite())
+                    && floats[usize::from(codec.dimensions)..].iter().all(|&f| f == 0.0)
+            }
+        }
+    }
+
+    #[inline]
+    fn integer_closeness(
+        &self,
+        codec: &Codec,
+        slot: u32,
+        product: f64,
+        scale: f64,
+        squares: f64,
+    ) -> f32 {
+        let own_scale = f64::from(self.scales.get(slot));
+        let product = product * scale * own_scale;
+        if codec.metric != Metric::L2 {
+            return finite(product);
+        }
+        let own = own_scale * own_scale * f64::from(self.squares.get(slot));
+        finite(-(scale * scale * squares + own - 2.0 * product).max(0.0))
+    }
+
+    fn squared(&self, codec: &Codec, slot: u32) -> f64 {
+        if codec.metric == Metric::L2 { f64::from(self.squares.get(slot)) } else { 0.0 }
+    }
+
+    fn extend_floats(&self, codec: &Codec, slot: u32, out: &mut Vec<f32>) {
+        let row = self.lines.row(slot);
+        if codec.encoding == VectorEncoding::F16 {
+            let halves: &[u16] = bytemuck::cast_slice(row);
+            out.extend(halves.iter().map(|&half| f16_to_f32(half)));
+        } else {
+            out.extend_from_slice(bytemuck::cast_slice(row));
+        }
+    }
+}
+
+#[inline]
+fn float_closeness(codec: &Codec, floats: &[f32], row: &[Line]) -> f32 {
+    let kernel = codec.kernel;
+    let closeness = match (codec.metric, codec.encoding) {
+        (Metric::L2, VectorEncoding::F16) => -kernel.l2_f16(floats, bytemuck::cast_slice(row)),
+        (Metric::L2, _) => -kernel.l2_f32(floats, bytemuck::cast_slice(row)),
+        (_, VectorEncoding::F16) => kernel.dot_f16(floats, bytemuck::cast_slice(row)),
+        (_, _) => kernel.dot_f32(floats, bytemuck::cast_slice(row)),
+    };
+    finite(f64::from(closeness))
+}
+
+/// The nearest finite float; products of both signs that overflowed to nothing count as furthest.
+#[inline]
+fn finite(closeness: f64) -> f32 {
+    if closeness.is_nan() {
+        return f32::MIN;
+    }
+    (closeness as f32).clamp(f32::MIN, f32::MAX) + 0.0
+}
+
+/// Signed bytes with the scale that brings them nearest to the values in the least squares.
+fn encode_bytes(values: &[f64], codes: &mut [i8]) -> (f32, u32) {
+    let largest = values.iter().fold(0f64, |m, x| m.max(x.abs()));
+    if largest == 0.0 {
+        return (0.0, 0);
+    }
+    let (mut product, mut squares) = (0f64, 0u32);
+    for (code, &value) in codes.iter_mut().zip(values) {
+        let rounded = (value / largest * CODE_MAX).round_ties_even();
+        *code = rounded as i8;
+        product += value * rounded;
+        squares += (rounded * rounded) as u32;
+    }
+    ((product / f64::from(squares)).min(f64::from(f32::MAX)) as f32, squares)
+}
+
+/// A query as 16-bit integers in planes of `lines` lines.
+fn wide(values: &[f64], lines: usize) -> Pivot {
+    let largest = values.iter().fold(0f64, |m, x| m.max(x.abs()));
+    let mut planes =
+        Planes { high: vec![Line::ZERO; lines], low: vec![Line::ZERO; lines], high_sum: 0 };
+    if largest == 0.0 {
+        return Pivot::Wide { planes, scale: 0.0, squares: 0.0 };
+    }
+    let high: &mut [i8] = bytemuck::cast_slice_mut(&mut planes.high);
+    let low: &mut [u8] = bytemuck::cast_slice_mut(&mut planes.low);
+    let mut squares = 0f64;
+    for (position, value) in values.iter().enumerate() {
+        let integer = (value / largest * WIDE_MAX).round_ties_even() as i16;
+        high[position] = (integer >> 8) as i8;
+        low[position] = (integer & 0xff) as u8;
+        squares += f64::from(integer).powi(2);
+    }
+    planes.high_sum = high.iter().map(|&x| i32::from(x)).sum();
+    Pivot::Wide { planes, scale: largest / WIDE_MAX, squares }
+}
+
+// The sums of 32 bits in the kernels can't overflow: 255 * 127 a dimension is the largest term.
+const _: () = assert!((limits::DIMENSIONS_MAX as i64) * 255 * 128 < i32::MAX as i64);

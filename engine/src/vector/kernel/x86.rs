@@ -1,0 +1,260 @@
+//! The kernels for x86-64: AVX2, AVX-VNNI and AVX-512.
+//!
+//! *Invariants*: each function is called only where the processor has the features named on it;
+//! reads stay within the slices that were passed.
+//!
+//! *Not here*: the choice between them and the order of float additions (`kernel`).
+
+use core::arch::x86_64::*;
+
+use super::{LANES, Line, Planes, fold};
+
+/// Fetches every cache line of a row.
+#[inline]
+pub(super) fn prefetch<T>(row: &[T]) {
+    let start = row.as_ptr().cast::<i8>();
+    for offset in (0..size_of_val(row)).step_by(64) {
+        // SAFETY: the address lies within the row; a prefetch reads nothing into the program.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.add(offset)) };
+    }
+}
+
+/// Both halves of a line.
+#[target_feature(enable = "avx2")]
+fn halves(line: &Line) -> [__m256i; 2] {
+    let start = line.0.as_ptr().cast::<__m256i>();
+    // SAFETY: a line has 64 bytes and lies on a multiple of 64.
+    unsafe { [_mm256_load_si256(start), _mm256_load_si256(start.add(1))] }
+}
+
+/// A line as one register.
+#[target_feature(enable = "avx512f")]
+fn whole(line: &Line) -> __m512i {
+    // SAFETY: a line has 64 bytes and lies on a multiple of 64.
+    unsafe { _mm512_load_si512(line.0.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx2")]
+fn add_i32(sums: __m256i) -> i32 {
+    let four = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
+    let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b_01_00_11_10>(four));
+    let one = _mm_add_epi32(two, _mm_shuffle_epi32::<0b_10_11_00_01>(two));
+    _mm_cvtsi128_si32(one)
+}
+
+/// Adds 32 products of signed bytes to eight sums.
+#[target_feature(enable = "avx2")]
+fn multiply_signed(sums: __m256i, a: __m256i, b: __m256i) -> __m256i {
+    let low = _mm256_madd_epi16(
+        _mm256_cvtepi8_epi16(_mm256_castsi256_si128(a)),
+        _mm256_cvtepi8_epi16(_mm256_castsi256_si128(b)),
+    );
+    let high = _mm256_madd_epi16(
+        _mm256_cvtepi8_epi16(_mm256_extracti128_si256::<1>(a)),
+        _mm256_cvtepi8_epi16(_mm256_extracti128_si256::<1>(b)),
+    );
+    _mm256_add_epi32(sums, _mm256_add_epi32(low, high))
+}
+
+/// Adds 32 products of an unsigned and a signed byte to eight sums.
+#[target_feature(enable = "avx2")]
+fn multiply_mixed(sums: __m256i, a: __m256i, b: __m256i) -> __m256i {
+    let low = _mm256_madd_epi16(
+        _mm256_cvtepu8_epi16(_mm256_castsi256_si128(a)),
+        _mm256_cvtepi8_epi16(_mm256_castsi256_si128(b)),
+    );
+    let high = _mm256_madd_epi16(
+        _mm256_cvtepu8_epi16(_mm256_extracti128_si256::<1>(a)),
+        _mm256_cvtepi8_epi16(_mm256_extracti128_si256::<1>(b)),
+    );
+    _mm256_add_epi32(sums, _mm256_add_epi32(low, high))
+}
+
+#[target_feature(enable = "avx2")]
+pub(super) fn dot_i8_avx2(a: &[Line], _a_sum: i32, b: &[Line]) -> i32 {
+    let mut sums = _mm256_setzero_si256();
+    for (a, b) in a.iter().zip(b) {
+        let (a, b) = (halves(a), halves(b));
+        sums = multiply_signed(sums, a[0], b[0]);
+        sums = multiply_signed(sums, a[1], b[1]);
+    }
+    add_i32(sums)
+}
+
+#[target_feature(enable = "avx2")]
+pub(super) fn dot_i16_avx2(a: &Planes, b: &[Line]) -> i64 {
+    let mut high_sums = _mm256_setzero_si256();
+    let mut low_sums = _mm256_setzero_si256();
+    for ((high, low), b) in a.high.iter().zip(&a.low).zip(b) {
+        let (high, low, b) = (halves(high), halves(low), halves(b));
+        for half in 0..2 {
+            high_sums = multiply_signed(high_sums, high[half], b[half]);
+            low_sums = multiply_mixed(low_sums, low[half], b[half]);
+        }
+    }
+    256 * i64::from(add_i32(high_sums)) + i64::from(add_i32(low_sums))
+}
+
+// VNNI multiplies unsigned by signed bytes. A signed code becomes unsigned by adding 128 (flipping
+// its top bit), which adds 128 times the sum of the other side; that is known and taken off again.
+
+#[target_feature(enable = "avx2,avxvnni")]
+pub(super) fn dot_i8_vnni(a: &[Line], a_sum: i32, b: &[Line]) -> i32 {
+    let flip = _mm256_set1_epi8(-128);
+    let mut sums = [_mm256_setzero_si256(); 2];
+    for (a, b) in a.iter().zip(b) {
+        let (a, b) = (halves(a), halves(b));
+        for half in 0..2 {
+            let raised = _mm256_xor_si256(b[half], flip);
+            sums[half] = _mm256_dpbusd_avx_epi32(sums[half], raised, a[half]);
+        }
+    }
+    add_i32(_mm256_add_epi32(sums[0], sums[1])) - 128 * a_sum
+}
+
+#[target_feature(enable = "avx2,avxvnni")]
+pub(super) fn dot_i16_vnni(a: &Planes, b: &[Line]) -> i64 {
+    let flip = _mm256_set1_epi8(-128);
+    let mut high_sums = _mm256_setzero_si256();
+    let mut low_sums = _mm256_setzero_si256();
+    for ((high, low), b) in a.high.iter().zip(&a.low).zip(b) {
+        let (high, low, b) = (halves(high), halves(low), halves(b));
+        for half in 0..2 {
+            let raised = _mm256_xor_si256(b[half], flip);
+            high_sums = _mm256_dpbusd_avx_epi32(high_sums, raised, high[half]);
+            low_sums = _mm256_dpbusd_avx_epi32(low_sums, low[half], b[half]);
+        }
+    }
+    let high = add_i32(high_sums) - 128 * a.high_sum;
+    256 * i64::from(high) + i64::from(add_i32(low_sums))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) fn dot_i8_avx512(a: &[Line], a_sum: i32, b: &[Line]) -> i32 {
+    let flip = _mm512_set1_epi8(-128);
+    let mut sums = _mm512_setzero_si512();
+    for (a, b) in a.iter().zip(b) {
+        let raised = _mm512_xor_si512(whole(b), flip);
+        sums = _mm512_dpbusd_epi32(sums, raised, whole(a));
+    }
+    _mm512_reduce_add_epi32(sums) - 128 * a_sum
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) fn dot_i16_avx512(a: &Planes, b: &[Line]) -> i64 {
+    let flip = _mm512_set1_epi8(-128);
+    let mut high_sums = _mm512_setzero_si512();
+    let mut low_sums = _mm512_setzero_si512();
+    for ((high, low), b) in a.high.iter().zip(&a.low).zip(b) {
+        let b = whole(b);
+        high_sums = _mm512_dpbusd_epi32(high_sums, _mm512_xor_si512(b, flip), whole(high));
+        low_sums = _mm512_dpbusd_epi32(low_sums, whole(low), b);
+    }
+    let high = _mm512_reduce_add_epi32(high_sums) - 128 * a.high_sum;
+    256 * i64::from(high) + i64::from(_mm512_reduce_add_epi32(low_sums))
+}
+
+/// Writes one float kernel for each pair of decoding and term, in 8 and in 16 lanes a register.
+macro_rules! float_kernels {
+    ($avx2:ident, $avx512:ident, $element:ty, $load8:ident, $load16:ident, $term8:ident,
+     $term16:ident) => {
+        #[target_feature(enable = "avx2,f16c")]
+        pub(super) fn $avx2(a: &[f32], b: &[$element]) -> f32 {
+            let mut sums = [_mm256_setzero_ps(); LANES / 8];
+            for (a, b) in a.as_chunks::<LANES>().0.iter().zip(b.as_chunks::<LANES>().0) {
+                for (part, sum) in sums.iter_mut().enumerate() {
+                    let (a, b) = (load8_f32(a, part), $load8(b, part));
+                    *sum = _mm256_add_ps(*sum, $term8(a, b));
+                }
+            }
+            fold(store8(sums))
+        }
+
+        #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl")]
+        pub(super) fn $avx512(a: &[f32], b: &[$element]) -> f32 {
+            let mut sums = [_mm512_setzero_ps(); LANES / 16];
+            for (a, b) in a.as_chunks::<LANES>().0.iter().zip(b.as_chunks::<LANES>().0) {
+                for (part, sum) in sums.iter_mut().enumerate() {
+                    let (a, b) = (load16_f32(a, part), $load16(b, part));
+                    *sum = _mm512_add_ps(*sum, $term16(a, b));
+                }
+            }
+            fold(store16(sums))
+        }
+    };
+}
+
+float_kernels!(dot_f32_avx2, dot_f32_avx512, f32, load8_f32, load16_f32, product8, product16);
+float_kernels!(l2_f32_avx2, l2_f32_avx512, f32, load8_f32, load16_f32, square8, square16);
+float_kernels!(dot_f16_avx2, dot_f16_avx512, u16, load8_f16, load16_f16, product8, product16);
+float_kernels!(l2_f16_avx2, l2_f16_avx512, u16, load8_f16, load16_f16, square8, square16);
+
+#[target_feature(enable = "avx2")]
+fn load8_f32(lanes: &[f32; LANES], part: usize) -> __m256 {
+    let eight: &[f32; 8] = &lanes.as_chunks::<8>().0[part];
+    // SAFETY: eight floats are read from an array of eight.
+    unsafe { _mm256_loadu_ps(eight.as_ptr()) }
+}
+
+#[target_feature(enable = "avx2,f16c")]
+fn load8_f16(lanes: &[u16; LANES], part: usize) -> __m256 {
+    let eight: &[u16; 8] = &lanes.as_chunks::<8>().0[part];
+    // SAFETY: sixteen bytes are read from an array of eight half floats.
+    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(eight.as_ptr().cast()) })
+}
+
+#[target_feature(enable = "avx512f")]
+fn load16_f32(lanes: &[f32; LANES], part: usize) -> __m512 {
+    let sixteen: &[f32; 16] = &lanes.as_chunks::<16>().0[part];
+    // SAFETY: sixteen floats are read from an array of sixteen.
+    unsafe { _mm512_loadu_ps(sixteen.as_ptr()) }
+}
+
+#[target_feature(enable = "avx512f")]
+fn load16_f16(lanes: &[u16; LANES], part: usize) -> __m512 {
+    let sixteen: &[u16; 16] = &lanes.as_chunks::<16>().0[part];
+    // SAFETY: 32 bytes are read from an array of sixteen half floats.
+    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(sixteen.as_ptr().cast()) })
+}
+
+#[target_feature(enable = "avx2")]
+fn product8(a: __m256, b: __m256) -> __m256 {
+    _mm256_mul_ps(a, b)
+}
+
+#[target_feature(enable = "avx2")]
+fn square8(a: __m256, b: __m256) -> __m256 {
+    let apart = _mm256_sub_ps(a, b);
+    _mm256_mul_ps(apart, apart)
+}
+
+#[target_feature(enable = "avx512f")]
+fn product16(a: __m512, b: __m512) -> __m512 {
+    _mm512_mul_ps(a, b)
+}
+
+#[target_feature(enable = "avx512f")]
+fn square16(a: __m512, b: __m512) -> __m512 {
+    let apart = _mm512_sub_ps(a, b);
+    _mm512_mul_ps(apart, apart)
+}
+
+#[target_feature(enable = "avx2")]
+fn store8(sums: [__m256; LANES / 8]) -> [f32; LANES] {
+    let mut lanes = [0f32; LANES];
+    for (eight, sum) in lanes.as_chunks_mut::<8>().0.iter_mut().zip(sums) {
+        // SAFETY: eight floats are written to an array of eight.
+        unsafe { _mm256_storeu_ps(eight.as_mut_ptr(), sum) };
+    }
+    lanes
+}
+
+#[target_feature(enable = "avx512f")]
+fn store16(sums: [__m512; LANES / 16]) -> [f32; LANES] {
+    let mut lanes = [0f32; LANES];
+    for (sixteen, sum) in lanes.as_chunks_mut::<16>().0.iter_mut().zip(sums) {
+        // SAFETY: sixteen floats are written to an array of sixteen.
+        unsafe { _mm512_storeu_ps(sixteen.as_mut_ptr(), sum) };
+    }
+    lanes
+}

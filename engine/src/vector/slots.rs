@@ -1,0 +1,203 @@
+//! Which slot of the index holds the vector of which node.
+//!
+//! *Invariants*: a live slot and its node name each other; a slot is given again only when nothing
+//! in the index refers to it any more.
+//!
+//! *Not here*: the vectors (`codec`), the graph over slots (`graph`).
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use super::rows::Rows;
+use crate::node::NodeIx;
+
+/// No node, or no slot.
+pub const NONE: u32 = u32::MAX;
+
+/// What a slot is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// To be given.
+    Free = 0,
+    /// Holds a vector that is searched exactly until the graph holds it.
+    Pending = 1,
+    /// Holds a vector that the graph leads to.
+    Linked = 2,
+    /// Its vector is gone; the graph still leads through it.
+    Dead = 3,
+    /// Its vector was gone before the graph held it; the queue still names it.
+    Abandoned = 4,
+}
+
+impl State {
+    fn from_byte(byte: u8) -> Option<Self> {
+        let all = [Self::Free, Self::Pending, Self::Linked, Self::Dead, Self::Abandoned];
+        all.get(usize::from(byte)).copied()
+    }
+}
+
+/// Slots, nodes, and what is free.
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub struct Slots {
+    slot_of: Rows<u32>,
+    node_of: Rows<u32>,
+    states: Rows<u8>,
+    free: Vec<u32>,
+    live: u32,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self {
+            slot_of: Rows::new(1),
+            node_of: Rows::new(1),
+            states: Rows::new(1),
+            free: Vec::new(),
+            live: 0,
+        }
+    }
+}
+
+impl Slots {
+    /// Nodes that have a vector.
+    pub fn live(&self) -> usize {
+        self.live as usize
+    }
+
+    /// One more than the largest node that ever had a vector.
+    pub fn node_bound(&self) -> u32 {
+        self.slot_of.len() as u32
+    }
+
+    /// Slots that exist.
+    pub fn len(&self) -> u32 {
+        self.states.len() as u32
+    }
+
+    /// The live slot of a node.
+    #[inline]
+    pub fn slot_of(&self, node: NodeIx) -> Option<u32> {
+        if node.index() >= self.slot_of.len() {
+            return None;
+        }
+        Some(self.slot_of.get(node.0)).filter(|&slot| slot != NONE)
+    }
+
+    /// The node of a live slot.
+    #[inline]
+    pub fn node_of(&self, slot: u32) -> NodeIx {
+        NodeIx(self.node_of.get(slot))
+    }
+
+    /// What a slot is.
+    #[inline]
+    pub fn state(&self, slot: u32) -> State {
+        State::from_byte(self.states.get(slot)).expect("only states are written")
+    }
+
+    /// Whether a slot holds a vector that may be found.
+    #[inline]
+    pub fn is_live(&self, slot: u32) -> bool {
+        matches!(self.state(slot), State::Pending | State::Linked)
+    }
+
+    /// A slot that was freed, to be bound next.
+    pub fn take_free(&mut self) -> Option<u32> {
+        self.free.pop()
+    }
+
+    /// Adds a slot.
+    pub fn push(&mut self) -> u32 {
+        self.node_of.push(NONE);
+        self.states.push(State::Free as u8)
+    }
+
+    /// Gives a free slot to a node; pending from now on.
+    pub fn bind(&mut self, slot: u32, node: NodeIx) {
+        assert_eq!(self.state(slot), State::Free, "a slot is bound once");
+        while self.slot_of.len() <= node.index() {
+            self.slot_of.push(NONE);
+        }
+        assert_eq!(self.slot_of.get(node.0), NONE, "a node has one slot");
+        self.slot_of.set(node.0, slot);
+        self.node_of.set(slot, node.0);
+        self.states.set(slot, State::Pending as u8);
+        self.live += 1;
+    }
+
+    /// Takes the vector of a node away and says which slot held it, and what it was.
+    pub fn unbind(&mut self, node: NodeIx) -> Option<(u32, State)> {
+        let slot = self.slot_of(node)?;
+        let was = self.state(slot);
+        let now = if was == State::Linked { State::Dead } else { State::Abandoned };
+        self.slot_of.set(node.0, NONE);
+        self.node_of.set(slot, NONE);
+        self.states.set(slot, now as u8);
+        self.live -= 1;
+        Some((slot, was))
+    }
+
+    /// The graph leads to a pending slot now.
+    pub fn link(&mut self, slot: u32) {
+        assert_eq!(self.state(slot), State::Pending, "only a pending slot is linked");
+        self.states.set(slot, State::Linked as u8);
+    }
+
+    /// The graph leads through a slot whose vector went while it was linked.
+    pub fn bury(&mut self, slot: u32) {
+        assert_eq!(self.state(slot), State::Abandoned, "only an abandoned slot is buried");
+        self.states.set(slot, State::Dead as u8);
+    }
+
+    /// Nothing refers to a slot any more.
+    pub fn release(&mut self, slot: u32) {
+        assert!(!self.is_live(slot), "a live slot is kept");
+        assert_ne!(self.state(slot), State::Free, "a slot is released once");
+        self.states.set(slot, State::Free as u8);
+        self.free.push(slot);
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        let free = self.free.capacity() * size_of::<u32>();
+        self.slot_of.bytes() + self.node_of.bytes() + self.states.bytes() + free
+    }
+
+    /// Whether the tables fit each other and `rows` rows of vectors.
+    pub fn is_sound(&self, rows: usize) -> bool {
+        let shaped = self.slot_of.is_shaped(1, self.slot_of.len())
+            && self.node_of.is_shaped(1, rows)
+            && self.states.is_shaped(1, rows);
+        if !shaped {
+            return false;
+        }
+        let mut listed = vec![false; rows];
+        for &slot in &self.free {
+            let Some(listed) = listed.get_mut(slot as usize) else { return false };
+            if std::mem::replace(listed, true) {
+                return false;
+            }
+        }
+        let nodes_fit = (0..self.node_bound()).all(|node| self.is_node_sound(node, rows));
+        let mut live = 0;
+        let slots_fit = (0..rows as u32).all(|slot| {
+            let Some(state) = State::from_byte(self.states.get(slot)) else { return false };
+            let node = self.node_of.get(slot);
+            let is_live = matches!(state, State::Pending | State::Linked);
+            live += u32::from(is_live);
+            listed[slot as usize] == (state == State::Free)
+                && if is_live { self.slot_of(NodeIx(node)) == Some(slot) } else { node == NONE }
+        });
+        nodes_fit && slots_fit && live == self.live
+    }
+
+    fn is_node_sound(&self, node: u32, rows: usize) -> bool {
+        let slot = self.slot_of.get(node);
+        slot == NONE || ((slot as usize) < rows && self.node_of.get(slot) == node)
+    }
+}
