@@ -5,9 +5,14 @@
 //!
 //! *Not here*: executors, mailboxes and files (`shards`), HTTP and JSON framing (`net`).
 
+pub mod attributes;
 pub mod filter;
 pub mod limits;
 pub mod model;
+pub mod names;
 pub mod node;
 pub mod request;
+pub mod sequence;
+pub mod terms;
+pub mod text;
 pub mod vector;

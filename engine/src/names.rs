@@ -1,0 +1,309 @@
+//! Names of memories: their normal form, where they come from, and where a text mentions them.
+//!
+//! *Invariants*: a name is known by the hash of its normal form's tokens, so that a scan of a text
+//! costs about one probe a token; every match at every position is reported, so that the
+//! coordinator can resolve the longest ones over all shards by [`longest`].
+//!
+//! *Not here*: links made from mentions (the coordinator), words of content (`crate::text`).
+
+use hashbrown::{HashMap, HashSet};
+
+use crate::model::Metadata;
+use crate::node::NodeIx;
+use crate::text::{fold, hash_bytes, hash_next, is_stop_word, is_unspaced};
+
+/// Most tokens of a name that is looked for.
+pub const NAME_TOKENS_MAX: usize = 8;
+/// Most names of one memory.
+pub const NAMES_PER_MEMORY_MAX: usize = 32;
+/// A name with more holders than this on one shard is reported without them.
+pub const NAME_HOLDERS_MAX: usize = 256;
+/// Fewest characters of a name.
+const NAME_CHARS_MIN: usize = 3;
+/// Fewest characters of a name of one token that is looked for in a text.
+const SINGLE_TOKEN_CHARS_MIN: usize = 4;
+/// Weight of a name without its trailing "(…)".
+const WEIGHT_WITHOUT_QUALIFIER: f32 = 0.7;
+
+/// One name of a memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Name {
+    /// Normal form: lower-case tokens joined by one blank.
+    pub normal: String,
+    /// As it was written, for a search of older content that mentions it.
+    pub spelled: String,
+    /// 1 for a name or an alias, less for a shortened one.
+    pub weight: f32,
+}
+
+/// The normal form: NFKD without marks, lower case, `'s` dropped, all but letters and digits blank.
+pub fn normal_form(text: &str) -> String {
+    let folded = fold(text);
+    let mut normal = String::with_capacity(folded.len());
+    let mut rest = folded.chars().peekable();
+    let mut previous_unspaced = false;
+    while let Some(character) = rest.next() {
+        if character.is_alphanumeric() {
+            let unspaced = is_unspaced(character);
+            if unspaced || previous_unspaced {
+                push_blank(&mut normal);
+            }
+            normal.push(character);
+            previous_unspaced = unspaced;
+            continue;
+        }
+        previous_unspaced = false;
+        if character == '\'' && rest.peek() == Some(&'s') {
+            let mut after = rest.clone();
+            after.next();
+            if !after.peek().is_some_and(|c| c.is_alphanumeric()) {
+                rest = after;
+            }
+        }
+        push_blank(&mut normal);
+    }
+    normal.truncate(normal.trim_end().len());
+    normal
+}
+
+fn push_blank(normal: &mut String) {
+    if !normal.is_empty() && !normal.ends_with(' ') {
+        normal.push(' ');
+    }
+}
+
+/// The names of a memory: `title`, `name`, `names`, and the first line of its content where the
+/// space says so. Distinct, in that order, at most [`NAMES_PER_MEMORY_MAX`].
+pub fn names_of(metadata: &Metadata, content: Option<&str>, title_from_content: bool) -> Vec<Name> {
+    let text = |key: &str| metadata.get(key).and_then(serde_json::Value::as_str);
+    let mut names = Vec::new();
+    for key in ["title", "name"] {
+        if let Some(title) = text(key) {
+            push_title(&mut names, title);
+        }
+    }
+    if let Some(serde_json::Value::Array(aliases)) = metadata.get("names") {
+        for alias in aliases.iter().filter_map(serde_json::Value::as_str) {
+            push_name(&mut names, alias, 1.0);
+        }
+    }
+    if title_from_content && let Some(content) = content {
+        push_first_line(&mut names, content);
+    }
+    names.truncate(NAMES_PER_MEMORY_MAX);
+    names
+}
+
+fn push_title(names: &mut Vec<Name>, title: &str) {
+    push_name(names, title, 1.0);
+    push_name(names, without_qualifier(title), WEIGHT_WITHOUT_QUALIFIER);
+}
+
+/// The first line; of a line such as "head, word: what it means" each of the head words.
+fn push_first_line(names: &mut Vec<Name>, content: &str) {
+    let line = content.lines().next().unwrap_or_default();
+    match line.split_once(": ") {
+        Some((head, _)) if head.split(", ").all(|part| part.split(' ').count() <= 4) => {
+            head.split(", ").for_each(|part| push_name(names, part, 1.0));
+        }
+        _ => push_title(names, line),
+    }
+}
+
+fn push_name(names: &mut Vec<Name>, spelled: &str, weight: f32) {
+    let normal = normal_form(spelled);
+    if !names.iter().any(|name| name.normal == normal) && is_linkable(&normal) {
+        names.push(Name { normal, spelled: spelled.to_owned(), weight });
+    }
+}
+
+/// `title` without one trailing "(…)".
+fn without_qualifier(title: &str) -> &str {
+    let trimmed = title.trim_end();
+    match (trimmed.ends_with(')'), trimmed.rfind('(')) {
+        (true, Some(open)) => trimmed[..open].trim_end(),
+        _ => title,
+    }
+}
+
+/// Long enough to mean something, not a number, not stop words alone.
+fn is_linkable(normal: &str) -> bool {
+    normal.chars().count() >= NAME_CHARS_MIN
+        && normal.split(' ').count() <= NAME_TOKENS_MAX
+        && !normal.bytes().all(|byte| byte.is_ascii_digit())
+        && !normal.split(' ').all(is_stop_word)
+}
+
+/// One token alone that is too short or too common to be taken for a mention.
+fn is_too_weak_alone(token: &str) -> bool {
+    is_stop_word(token)
+        || (token.chars().count() < SINGLE_TOKEN_CHARS_MIN && !token.starts_with(is_unspaced))
+}
+
+/// The key by which a normal form is known.
+pub fn name_key(normal: &str) -> u64 {
+    normal.split(' ').fold(0, |state, token| hash_next(state, hash_bytes(token.as_bytes())))
+}
+
+/// Where a text holds a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NameSpan {
+    /// First token.
+    pub start_token: u32,
+    /// Number of tokens.
+    pub token_count: u8,
+    /// The name.
+    pub name_key: u64,
+}
+
+/// One match on one shard.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NameMatch {
+    /// Where, and which name.
+    pub span: NameSpan,
+    /// How many memories of this shard have the name.
+    pub holder_count: u32,
+    /// They, ascending, and the weight of the name for each; empty where there are more than
+    /// [`NAME_HOLDERS_MAX`], which no single one of them stands out of.
+    pub holders: Vec<(NodeIx, f32)>,
+}
+
+/// The names that a text mentions: from the left the longest match each time, then on behind it;
+/// each name once, at its first place. Takes the spans of all shards in any order.
+pub fn longest(spans: &[NameSpan]) -> Vec<NameSpan> {
+    let mut ordered = spans.to_vec();
+    ordered.sort_unstable_by_key(|span| (span.start_token, u8::MAX - span.token_count));
+    let mut seen = HashSet::new();
+    let mut next_token = 0;
+    ordered.retain(|span| {
+        let free = span.start_token >= next_token;
+        if free {
+            next_token = span.start_token + u32::from(span.token_count);
+        }
+        free && seen.insert(span.name_key)
+    });
+    ordered
+}
+
+/// The names of one space on one shard.
+#[derive(Default)]
+pub struct NameIndex {
+    first_tokens: HashMap<u64, FirstToken>,
+    holders: HashMap<u64, Vec<(NodeIx, f32)>>,
+    /// (first token, name) of each node with names.
+    of_node: HashMap<NodeIx, Box<[(u64, u64)]>>,
+}
+
+/// The names that begin with one token.
+#[derive(Clone, Copy, Default)]
+struct FirstToken {
+    /// Bit n - 1: there is or was a name of n tokens.
+    lengths: u8,
+    names: u32,
+}
+
+impl NameIndex {
+    /// An index without names.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Gives a node its names; it has none yet.
+    pub fn insert(&mut self, node: NodeIx, names: &[Name]) {
+        let mut keys = Vec::with_capacity(names.len());
+        for name in names {
+            let first = name.normal.split(' ').next().unwrap_or_default();
+            let first = hash_bytes(first.as_bytes());
+            let key = name_key(&name.normal);
+            let holders = self.holders.entry(key).or_default();
+            let Err(at) = holders.binary_search_by_key(&node, |&(holder, _)| holder) else {
+                continue;
+            };
+            if holders.is_empty() {
+                let entry = self.first_tokens.entry(first).or_default();
+                entry.names += 1;
+                entry.lengths |= 1 << (name.normal.split(' ').count().min(NAME_TOKENS_MAX) - 1);
+            }
+            holders.insert(at, (node, name.weight));
+            keys.push((first, key));
+        }
+        if !keys.is_empty() {
+            let previous = self.of_node.insert(node, keys.into_boxed_slice());
+            assert!(previous.is_none(), "a node gets its names once");
+        }
+    }
+
+    /// Takes a node's names away, if it has any.
+    pub fn remove(&mut self, node: NodeIx) {
+        let Some(keys) = self.of_node.remove(&node) else { return };
+        for (first, key) in keys {
+            let holders = self.holders.get_mut(&key).expect("a held name has holders");
+            holders.retain(|&(holder, _)| holder != node);
+            if holders.is_empty() {
+                self.holders.remove(&key);
+                self.forget_first(first);
+            }
+        }
+    }
+
+    fn forget_first(&mut self, first: u64) {
+        let entry = self.first_tokens.get_mut(&first).expect("a held name has a first token");
+        entry.names -= 1;
+        if entry.names == 0 {
+            self.first_tokens.remove(&first);
+        }
+    }
+
+    /// Every name at every position of `normal_text`, in the order of positions and lengths.
+    pub fn matches(&self, normal_text: &str) -> Vec<NameMatch> {
+        let mut matches = Vec::new();
+        if self.holders.is_empty() || normal_text.is_empty() {
+            return matches;
+        }
+        let tokens: Vec<&str> = normal_text.split(' ').collect();
+        let hashes: Vec<u64> = tokens.iter().map(|token| hash_bytes(token.as_bytes())).collect();
+        for (start, token) in tokens.iter().enumerate() {
+            let Some(first) = self.first_tokens.get(&hashes[start]) else { continue };
+            let skipped = u8::from(is_too_weak_alone(token));
+            self.matches_at(&hashes, start, first.lengths & !skipped, &mut matches);
+        }
+        matches
+    }
+
+    /// Matches of the lengths given by bits at one position.
+    fn matches_at(&self, hashes: &[u64], start: usize, lengths: u8, into: &mut Vec<NameMatch>) {
+        let mut key = 0;
+        for (count, &token) in (1u8..).zip(&hashes[start..]) {
+            if u32::from(count) > u8::BITS - lengths.leading_zeros() {
+                break;
+            }
+            key = hash_next(key, token);
+            if lengths & (1 << (count - 1)) == 0 {
+                continue;
+            }
+            let Some(holders) = self.holders.get(&key) else { continue };
+            let start_token = u32::try_from(start).expect("content is bounded in bytes");
+            let shown = holders.len() <= NAME_HOLDERS_MAX;
+            into.push(NameMatch {
+                span: NameSpan { start_token, token_count: count, name_key: key },
+                holder_count: u32::try_from(holders.len()).expect("nodes are 32-bit numbers"),
+                holders: if shown { holders.clone() } else { Vec::new() },
+            });
+        }
+    }
+
+    /// The keys of a node's names.
+    pub fn names_of(&self, node: NodeIx) -> impl Iterator<Item = u64> + '_ {
+        self.of_node.get(&node).into_iter().flatten().map(|&(_, key)| key)
+    }
+
+    /// Bytes by part.
+    pub fn memory_bytes(&self) -> [(&'static str, u64); 1] {
+        let holders: usize = self.holders.values().map(|holders| holders.capacity() * 8).sum();
+        let of_node: usize = self.of_node.values().map(|keys| keys.len() * 16).sum();
+        let tables = self.first_tokens.allocation_size()
+            + self.holders.allocation_size()
+            + self.of_node.allocation_size();
+        [("names", (holders + of_node + tables) as u64)]
+    }
+}
