@@ -8,7 +8,7 @@ use engram_engine::sequence::sequence_of;
 use engram_engine::terms::{TermIndex, terms_of};
 
 fn metadata(json: &str) -> Metadata {
-    serde_json::from_str(json).unwrap()
+    serde_json::from_str(json).expect("test metadata is JSON")
 }
 
 #[test]
