@@ -16,6 +16,8 @@ pub const METADATA_KEYS_MAX: usize = 256;
 pub const JSON_DEPTH_MAX: usize = 32;
 /// Most dimensions of an embedding.
 pub const DIMENSIONS_MAX: usize = 4096;
+/// Widest search of the vector index's graph, in points that are kept on the way.
+pub const VECTOR_EF_MAX: usize = 4096;
 /// Most links written with one memory or named in one links request.
 pub const LINKS_PER_REQUEST_MAX: usize = 1024;
 /// Most links that one memory may have in one direction, client links and automatic ones together.

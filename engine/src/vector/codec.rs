@@ -177,6 +177,16 @@ impl Vectors {
         }
     }
 
+    /// The vector of a row, to be put into another table.
+    pub fn encoded(&self, codec: &Codec, slot: u32) -> Encoded {
+        let int8 = codec.encoding == VectorEncoding::Int8;
+        Encoded {
+            lines: self.lines.row(slot).to_vec(),
+            scale: if int8 { self.scales.get(slot) } else { 0.0 },
+            squares: if int8 && codec.metric == Metric::L2 { self.squares.get(slot) } else { 0 },
+        }
+    }
+
     /// Whether a row holds just this vector.
     pub fn holds(&self, codec: &Codec, slot: u32, encoded: &Encoded) -> bool {
         self.lines.row(slot) == encoded.lines

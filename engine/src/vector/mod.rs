@@ -5,13 +5,22 @@
 //!
 //! *Not here*: which memories a filter lets through (`metadata`), how hits become seeds (`recall`).
 
+mod beam;
+mod build;
 mod codec;
+mod graph;
+mod image;
 mod kernel;
+mod layer;
 mod probe;
+mod queue;
 mod rows;
+mod select;
 mod slots;
+mod sweep;
 mod top;
 
+pub use image::VectorImage;
 pub use kernel::Kernel;
 pub use probe::{Accept, Probe, Scope};
 pub use top::Hit;
@@ -19,8 +28,15 @@ pub use top::Hit;
 use crate::limits;
 use crate::model::{Metric, VectorEncoding};
 use crate::node::NodeIx;
-use codec::{Codec, Vectors};
-use slots::Slots;
+use beam::Beam;
+use build::Builder;
+use codec::{Codec, Encoded};
+use slots::State;
+
+/// Fewer vectors than this are kept without a graph, however long they are.
+const FLAT_MIN: usize = 256;
+/// Abandoned slots that are not worth tidying the queue.
+const ABANDONED_MIN: usize = 64;
 
 /// An amount of work, in comparisons of two vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +67,9 @@ pub struct Search<'a> {
 
 /// Memory that searches of one shard share.
 #[derive(Clone, Debug, Default)]
-pub struct Scratch {}
+pub struct Scratch {
+    beams: Vec<Beam>,
+}
 
 /// Bytes that an index holds, by part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,12 +84,26 @@ pub struct MemoryBytes {
     pub build: usize,
 }
 
+/// An image that contradicts itself: it is refused, and the index is built from the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnsoundImage;
+
+impl std::fmt::Display for UnsoundImage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the image of the vector index contradicts itself")
+    }
+}
+
+impl std::error::Error for UnsoundImage {}
+
 /// The vectors of one space on one shard.
 #[derive(Clone, Debug)]
 pub struct VectorIndex {
     codec: Codec,
-    vectors: Vectors,
-    slots: Slots,
+    image: VectorImage,
+    builder: Builder,
+    /// Changes when slots or turns get other numbers, so that searches under way begin again.
+    generation: u64,
 }
 
 impl VectorIndex {
@@ -85,48 +117,69 @@ impl VectorIndex {
         dimensions: u16,
         metric: Metric,
         encoding: VectorEncoding,
-        _seed: u64,
+        seed: u64,
         kernel: Kernel,
     ) -> Self {
         let fits = (1..=limits::DIMENSIONS_MAX).contains(&usize::from(dimensions));
         assert!(fits, "dimensions are checked before");
         assert!(Kernel::supported().contains(&kernel), "this machine can't run the kernel");
         let codec = Codec { dimensions, metric, encoding, kernel };
-        Self { codec, vectors: Vectors::new(&codec), slots: Slots::default() }
+        let image = VectorImage::new(&codec, seed);
+        Self { codec, image, builder: Builder::default(), generation: 0 }
+    }
+
+    /// Goes on with what [`Self::image`] gave.
+    ///
+    /// # Errors
+    /// The image contradicts itself.
+    pub fn from_image(image: VectorImage) -> Result<Self, UnsoundImage> {
+        let codec = image.codec(Kernel::best()).ok_or(UnsoundImage)?;
+        if !image.is_sound(&codec) {
+            return Err(UnsoundImage);
+        }
+        Ok(Self { codec, image, builder: Builder::default(), generation: 0 })
+    }
+
+    /// All that the index knows, to be written into an image; ends the insertion under way.
+    pub fn image(&mut self) -> &VectorImage {
+        self.builder.settle(&self.codec, &mut self.image);
+        &self.image
     }
 
     /// Gives `node` a vector, in place of the one it had; found from now on.
     pub fn insert(&mut self, node: NodeIx, vector: &[f32]) {
         let encoded = self.codec.encode(vector);
-        if let Some(slot) = self.slots.slot_of(node)
-            && self.vectors.holds(&self.codec, slot, &encoded)
+        let image = &mut self.image;
+        if let Some(slot) = image.slots.slot_of(node)
+            && image.vectors.holds(&self.codec, slot, &encoded)
         {
             return;
         }
         self.remove(node);
-        let slot = self.slots.take_free().unwrap_or_else(|| {
-            self.vectors.push(&self.codec);
-            self.slots.push()
-        });
-        self.vectors.set(&self.codec, slot, &encoded);
-        self.slots.bind(slot, node);
+        self.store(node, &encoded);
     }
 
     /// Takes the vector of `node` away, if it has one; not found from now on.
     pub fn remove(&mut self, node: NodeIx) {
-        if let Some((slot, _)) = self.slots.unbind(node) {
-            self.slots.release(slot);
+        let image = &mut self.image;
+        match image.slots.unbind(node) {
+            None => {}
+            Some((slot, State::Linked)) => image.graves.push(slot),
+            Some((_, _)) => {
+                image.abandoned += 1;
+                self.tidy_queue();
+            }
         }
     }
 
     /// Whether `node` has a vector.
     pub fn contains(&self, node: NodeIx) -> bool {
-        self.slots.slot_of(node).is_some()
+        self.image.slots.slot_of(node).is_some()
     }
 
     /// How many nodes have a vector.
     pub fn len(&self) -> usize {
-        self.slots.live()
+        self.image.slots.live()
     }
 
     /// Whether no node has a vector.
@@ -143,19 +196,31 @@ impl VectorIndex {
     /// is one, and its elements in `out`.
     pub fn vector(&self, node: NodeIx, out: &mut Vec<f32>) -> bool {
         out.clear();
-        let Some(slot) = self.slots.slot_of(node) else { return false };
-        self.vectors.decode(&self.codec, slot, out);
+        let Some(slot) = self.image.slots.slot_of(node) else { return false };
+        self.image.vectors.decode(&self.codec, slot, out);
         true
     }
 
     /// The nearest `k`, found at once.
-    pub fn search(&self, _scratch: &mut Scratch, search: &Search<'_>) -> Vec<Hit> {
-        let mut probe = self.exact(search.vector, search.k);
+    pub fn search(&self, scratch: &mut Scratch, search: &Search<'_>) -> Vec<Hit> {
+        let mut probe = self.near(scratch, search.vector, search.k, search.ef);
         while probe.step(self, &search.scope, Work(u32::MAX)) == Progress::More {}
-        probe.finish(self, search.scope.keys)
+        probe.finish(self, search.scope.keys, scratch)
     }
 
-    /// A search that compares every vector, in steps.
+    /// A search for the nearest `k` in steps: through the graph, or exactly where that is faster.
+    /// `ef` is how wide the graph is searched; `None`: as `k` asks for.
+    pub fn near(
+        &self,
+        scratch: &mut Scratch,
+        vector: &[f32],
+        k: usize,
+        ef: Option<usize>,
+    ) -> Probe {
+        Probe::near(self.codec.query(vector), k, ef, scratch)
+    }
+
+    /// A search for the nearest `k` that compares every vector, in steps.
     pub fn exact(&self, vector: &[f32], k: usize) -> Probe {
         Probe::exact(self.codec.query(vector), k)
     }
@@ -167,18 +232,81 @@ impl VectorIndex {
     }
 
     /// Works on the graph, within about `work`.
-    pub fn build(&mut self, _work: Work) -> Progress {
-        Progress::Done
+    pub fn build(&mut self, work: Work) -> Progress {
+        let flat = self.flat_max();
+        let more = self.builder.run(&self.codec, &mut self.image, flat, work.0);
+        if !more && !self.image.graph.is_empty() && self.len() <= flat / 2 {
+            self.flatten();
+        }
+        if more { Progress::More } else { Progress::Done }
     }
 
     /// Vectors that are searched exactly until the graph holds them.
     pub fn backlog(&self) -> usize {
-        0
+        if self.image.is_flat(self.flat_max()) { 0 } else { self.image.waiting() }
     }
 
     /// Bytes held, by part.
     pub fn memory_bytes(&self) -> MemoryBytes {
-        let (codes, beside) = self.vectors.bytes();
-        MemoryBytes { codes, slots: beside + self.slots.bytes(), graph: 0, build: 0 }
+        let image = &self.image;
+        let (codes, beside) = image.vectors.bytes();
+        let lists = image.queue.bytes() + image.graves.capacity() * size_of::<u32>();
+        MemoryBytes {
+            codes,
+            slots: beside + image.slots.bytes(),
+            graph: image.graph.bytes(),
+            build: self.builder.bytes() + lists,
+        }
+    }
+
+    /// Vectors that are kept without a graph.
+    fn flat_max(&self) -> usize {
+        (2 * self.slice().0 as usize).max(FLAT_MIN)
+    }
+
+    fn store(&mut self, node: NodeIx, encoded: &Encoded) {
+        let image = &mut self.image;
+        let slot = image.slots.take_free().unwrap_or_else(|| {
+            image.vectors.push(&self.codec);
+            image.slots.push()
+        });
+        image.vectors.set(&self.codec, slot, encoded);
+        image.slots.bind(slot, node);
+        image.queue.push(slot);
+    }
+
+    /// Frees the abandoned slots of the queue where they are the larger part of it.
+    fn tidy_queue(&mut self) {
+        let image = &mut self.image;
+        let abandoned = image.abandoned as usize;
+        if abandoned < ABANDONED_MIN || abandoned * 2 < image.queue.len() {
+            return;
+        }
+        let under_way = self.builder.slot_under_way();
+        let (slots, left) = (&mut image.slots, &mut image.abandoned);
+        image.queue.retain(|&slot| {
+            let kept = slots.state(slot) == State::Pending || under_way == Some(slot);
+            if !kept {
+                slots.release(slot);
+                *left -= 1;
+            }
+            kept
+        });
+        self.generation += 1;
+    }
+
+    /// Gives graph and dead slots up, where few vectors are left.
+    fn flatten(&mut self) {
+        let fresh = VectorImage::new(&self.codec, self.image.seed);
+        let old = std::mem::replace(&mut self.image, fresh);
+        self.image.draws = old.draws;
+        for node in (0..old.slots.node_bound()).map(NodeIx) {
+            if let Some(slot) = old.slots.slot_of(node) {
+                let encoded = old.vectors.encoded(&self.codec, slot);
+                self.store(node, &encoded);
+            }
+        }
+        self.builder.reset();
+        self.generation += 1;
     }
 }

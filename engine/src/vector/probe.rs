@@ -1,15 +1,26 @@
 //! A search that runs in steps, so that it never holds the core for long.
 //!
-//! *Invariants*: a memory that had a vector from the first step to the last is looked at at least
-//! once, whatever is written between the steps; the hits carry the scores of the vectors that are
-//! there at the end.
+//! *Invariants*: an exact search looks at every memory that had a vector from the first step to the
+//! last, whatever is written between the steps; any other search compares what waits for the graph,
+//! all of it, and falls back to an exact one where the graph yields too little; the hits carry the
+//! scores of the vectors that are there at the end.
 //!
-//! *Not here*: the order of hits (`top`).
+//! *Not here*: the order of hits (`top`), the walk (`beam`).
 
+use super::beam::{Beam, Ground};
 use super::codec::Pivot;
+use super::slots::State;
 use super::top::{Hit, Top};
-use super::{Progress, VectorIndex, Work};
+use super::{Progress, Scratch, VectorIndex, Work};
+use crate::limits;
 use crate::node::NodeIx;
+
+/// How wide the graph is searched at least.
+const EF_MIN: usize = 96;
+/// Comparisons along the graph for each point that is kept, about.
+const COMPARED_PER_POINT: usize = 16;
+/// Memories that are asked whether they may be found, in the time of one comparison.
+const TESTS_PER_COMPARISON: usize = 4;
 
 /// What a search may find.
 #[derive(Clone, Copy)]
@@ -50,56 +61,276 @@ pub struct Scope<'a> {
 #[derive(Clone, Debug)]
 pub struct Probe {
     query: Pivot,
+    k: usize,
+    ef: usize,
+    phase: Phase,
+    /// What the comparison of vectors one by one brought.
     top: Top,
-    /// Nodes, or places in the list of accepted ones, below this were looked at.
-    cursor: usize,
+    /// What the graph brought, nearest first.
+    found: Vec<NodeIx>,
+    /// Exact: nodes, or places in the list of accepted ones, below this were looked at. Waiting:
+    /// the turns below this.
+    cursor: u64,
+    /// That of the index when the search began.
+    generation: u64,
+    /// Comparisons along the graph after which an exact search is the cheaper one.
+    walk_max: usize,
+    beam: Option<Beam>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Nothing was looked at; what is best is not decided.
+    Start,
+    /// Comparing one by one.
+    Exact,
+    /// Comparing what waits for the graph.
+    Waiting,
+    /// Walking through the graph, of which everything may be found.
+    Walk,
+    /// Walking through the graph, of which only some may be found.
+    WalkWhere,
+    /// Over.
+    Done,
 }
 
 impl Probe {
     pub(super) fn exact(query: Pivot, k: usize) -> Self {
+        Self::new(query, k, 0, None, Phase::Exact)
+    }
+
+    pub(super) fn near(query: Pivot, k: usize, ef: Option<usize>, scratch: &mut Scratch) -> Self {
+        let ef = ef.unwrap_or(EF_MIN.max(k + k / 2)).clamp(k, limits::VECTOR_EF_MAX.max(k));
+        let beam = scratch.beams.pop().unwrap_or_default();
+        Self::new(query, k, ef, Some(beam), Phase::Start)
+    }
+
+    fn new(query: Pivot, k: usize, ef: usize, beam: Option<Beam>, phase: Phase) -> Self {
         let mut top = Top::default();
         top.reset(k);
-        Self { query, top, cursor: 0 }
+        let phase = if k == 0 { Phase::Done } else { phase };
+        Self {
+            query,
+            k,
+            ef,
+            phase,
+            top,
+            found: Vec::new(),
+            cursor: 0,
+            generation: 0,
+            walk_max: 0,
+            beam,
+        }
     }
 
     /// Looks on, within about `work`.
     pub fn step(&mut self, index: &VectorIndex, scope: &Scope<'_>, work: Work) -> Progress {
-        let total = match scope.accept {
-            Accept::Only(nodes) => nodes.len(),
-            Accept::All | Accept::Where { .. } => index.slots.node_bound() as usize,
-        };
-        let end = total.min(self.cursor.saturating_add(work.0 as usize));
-        while self.cursor < end {
-            let node = match scope.accept {
-                Accept::Only(nodes) => nodes[self.cursor],
-                Accept::All | Accept::Where { .. } => NodeIx(self.cursor as u32),
-            };
-            self.look_at(index, scope, node);
-            self.cursor += 1;
+        let mut left = work.0 as usize;
+        let in_graph = matches!(self.phase, Phase::Waiting | Phase::Walk | Phase::WalkWhere);
+        if in_graph && self.generation != index.generation {
+            self.phase = Phase::Start;
         }
-        if self.cursor < total { Progress::More } else { Progress::Done }
+        loop {
+            let before = self.phase;
+            match self.phase {
+                Phase::Start => self.decide(index, scope),
+                Phase::Exact => self.compare_all(index, scope, &mut left),
+                Phase::Waiting => self.compare_waiting(index, scope, &mut left),
+                Phase::Walk => self.walk(index, scope, &mut left),
+                Phase::WalkWhere => self.walk_where(index, scope, &mut left),
+                Phase::Done => return Progress::Done,
+            }
+            if left == 0 && self.phase == before {
+                return Progress::More;
+            }
+        }
     }
 
     /// The hits, best first.
-    pub fn finish(mut self, index: &VectorIndex, keys: &[u64]) -> Vec<Hit> {
-        let met = self.top.drain();
-        for hit in met {
-            if let Some(slot) = index.slots.slot_of(hit.node) {
-                let closeness = index.vectors.closeness(&index.codec, &self.query, slot);
-                self.top.push(index.codec.score(closeness), keys[hit.node.index()], hit.node);
+    pub fn finish(mut self, index: &VectorIndex, keys: &[u64], scratch: &mut Scratch) -> Vec<Hit> {
+        let mut nodes: Vec<NodeIx> = self.top.drain().iter().map(|hit| hit.node).collect();
+        nodes.append(&mut self.found);
+        nodes.sort_unstable();
+        nodes.dedup();
+        for node in nodes {
+            if let Some(slot) = index.image.slots.slot_of(node) {
+                let closeness = index.image.vectors.closeness(&index.codec, &self.query, slot);
+                self.top.push(index.codec.score(closeness), keys[node.index()], node);
             }
         }
+        scratch.beams.extend(self.beam.take());
         self.top.drain()
     }
 
-    fn look_at(&mut self, index: &VectorIndex, scope: &Scope<'_>, node: NodeIx) {
-        let Some(slot) = index.slots.slot_of(node) else { return };
-        if !scope.accept.passes(node) {
+    /// Chooses between the graph and the comparison of all that is accepted.
+    fn decide(&mut self, index: &VectorIndex, scope: &Scope<'_>) {
+        let live = index.image.slots.live();
+        let nodes = index.image.slots.node_bound() as usize;
+        let (exact, walk) = match scope.accept {
+            Accept::Only(_) => (0, 1),
+            Accept::All => (live, 0),
+            Accept::Where { estimate, .. } => {
+                let accepted = estimate.clamp(1, live.max(1));
+                let walk = self.ef.saturating_mul(COMPARED_PER_POINT).saturating_mul(live);
+                (accepted + nodes / TESTS_PER_COMPARISON, walk / accepted)
+            }
+        };
+        self.walk_max = exact.max(4 * self.ef * COMPARED_PER_POINT);
+        self.top.reset(self.k);
+        self.found.clear();
+        self.cursor = 0;
+        if walk > exact || index.image.graph.is_empty() {
+            self.phase = Phase::Exact;
             return;
         }
-        let score = index.codec.score(index.vectors.closeness(&index.codec, &self.query, slot));
+        self.generation = index.generation;
+        self.cursor = index.image.queue.first_turn();
+        self.phase = Phase::Waiting;
+    }
+
+    fn compare_all(&mut self, index: &VectorIndex, scope: &Scope<'_>, left: &mut usize) {
+        let total = match scope.accept {
+            Accept::Only(nodes) => nodes.len(),
+            Accept::All | Accept::Where { .. } => index.image.slots.node_bound() as usize,
+        };
+        let start = self.cursor as usize;
+        let end = total.min(start.saturating_add(*left));
+        for place in start..end {
+            let node = match scope.accept {
+                Accept::Only(nodes) => nodes[place],
+                Accept::All | Accept::Where { .. } => NodeIx(place as u32),
+            };
+            if let Some(slot) = index.image.slots.slot_of(node)
+                && scope.accept.passes(node)
+            {
+                self.compare(index, scope, node, slot);
+            }
+        }
+        *left -= end.saturating_sub(start);
+        self.cursor = end.max(start) as u64;
+        if end >= total {
+            self.phase = Phase::Done;
+        }
+    }
+
+    fn compare_waiting(&mut self, index: &VectorIndex, scope: &Scope<'_>, left: &mut usize) {
+        self.compare_queue(index, scope, left);
+        if self.cursor < index.image.queue.end_turn() {
+            return;
+        }
+        self.enter(index, !matches!(scope.accept, Accept::All));
+    }
+
+    fn compare_queue(&mut self, index: &VectorIndex, scope: &Scope<'_>, left: &mut usize) {
+        let queue = &index.image.queue;
+        self.cursor = self.cursor.max(queue.first_turn());
+        while self.cursor < queue.end_turn() && *left > 0 {
+            let slot = queue.at(self.cursor);
+            self.cursor += 1;
+            *left -= 1;
+            if index.image.slots.state(slot) != State::Pending {
+                continue;
+            }
+            let node = index.image.slots.node_of(slot);
+            if scope.accept.passes(node) {
+                self.compare(index, scope, node, slot);
+            }
+        }
+    }
+
+    fn compare(&mut self, index: &VectorIndex, scope: &Scope<'_>, node: NodeIx, slot: u32) {
+        let closeness = index.image.vectors.closeness(&index.codec, &self.query, slot);
+        let score = index.codec.score(closeness);
         if self.top.admits(score) {
             self.top.push(score, scope.keys[node.index()], node);
+        }
+    }
+
+    /// Goes down to the base layer, where the walk starts.
+    fn enter(&mut self, index: &VectorIndex, only_some: bool) {
+        let image = &index.image;
+        if image.graph.is_empty() {
+            self.phase = Phase::Done;
+            return;
+        }
+        let (near, _) = image.graph.descend(&index.codec, &image.vectors, &self.query, 0);
+        let beam = self.beam.get_or_insert_default();
+        let points = image.graph.layers[0].len();
+        let dead = image.graves.len();
+        let spare = (2 * self.ef * dead).div_ceil(image.linked() + dead);
+        beam.start(points, if only_some { self.ef } else { self.ef + spare });
+        if only_some {
+            beam.enter_where(near);
+            self.phase = Phase::WalkWhere;
+        } else {
+            beam.enter(near);
+            self.phase = Phase::Walk;
+        }
+    }
+
+    fn walk(&mut self, index: &VectorIndex, scope: &Scope<'_>, left: &mut usize) {
+        let beam = self.beam.get_or_insert_default();
+        let before = beam.compared;
+        let over = beam.walk(&index.base_ground(), &self.query, *left);
+        *left = left.saturating_sub(beam.compared - before);
+        if !over {
+            return;
+        }
+        self.collect(index);
+        let wanted = self.k.min(index.image.linked());
+        if self.found.len() < wanted {
+            self.enter(index, true);
+            return;
+        }
+        self.end_walk(index, scope);
+    }
+
+    fn walk_where(&mut self, index: &VectorIndex, scope: &Scope<'_>, left: &mut usize) {
+        let beam = self.beam.get_or_insert_default();
+        let before = beam.compared;
+        let slots = &index.image.slots;
+        let accept = |slot: u32| {
+            slots.state(slot) == State::Linked && scope.accept.passes(slots.node_of(slot))
+        };
+        let over = beam.walk_where(&index.base_ground(), &self.query, &accept, *left);
+        *left = left.saturating_sub(beam.compared - before);
+        if !over && beam.compared < self.walk_max {
+            return;
+        }
+        self.collect(index);
+        if !over || self.found.len() < self.k {
+            self.top.reset(self.k);
+            self.found.clear();
+            self.cursor = 0;
+            self.phase = Phase::Exact;
+            return;
+        }
+        self.end_walk(index, scope);
+    }
+
+    /// Takes over the memories that the walk found.
+    fn collect(&mut self, index: &VectorIndex) {
+        let slots = &index.image.slots;
+        let beam = self.beam.get_or_insert_default();
+        let linked = beam.found.iter().filter(|near| slots.state(near.point()) == State::Linked);
+        self.found.clear();
+        self.found.extend(linked.map(|near| slots.node_of(near.point())).take(self.k));
+    }
+
+    /// Compares what came to wait during the walk.
+    fn end_walk(&mut self, index: &VectorIndex, scope: &Scope<'_>) {
+        let mut all = usize::MAX;
+        self.compare_queue(index, scope, &mut all);
+        self.phase = Phase::Done;
+    }
+}
+
+impl VectorIndex {
+    fn base_ground(&self) -> Ground<'_> {
+        Ground {
+            codec: &self.codec,
+            vectors: &self.image.vectors,
+            layer: &self.image.graph.layers[0],
         }
     }
 }

@@ -27,12 +27,21 @@ pub enum State {
     Dead = 3,
     /// Its vector was gone before the graph held it; the queue still names it.
     Abandoned = 4,
+    /// Dead, and to be free when the sweep under way is over.
+    Doomed = 5,
 }
 
 impl State {
     fn from_byte(byte: u8) -> Option<Self> {
-        let all = [Self::Free, Self::Pending, Self::Linked, Self::Dead, Self::Abandoned];
-        all.get(usize::from(byte)).copied()
+        const ALL: [State; 6] = [
+            State::Free,
+            State::Pending,
+            State::Linked,
+            State::Dead,
+            State::Abandoned,
+            State::Doomed,
+        ];
+        ALL.get(usize::from(byte)).copied()
     }
 }
 
@@ -147,6 +156,13 @@ impl Slots {
     pub fn bury(&mut self, slot: u32) {
         assert_eq!(self.state(slot), State::Abandoned, "only an abandoned slot is buried");
         self.states.set(slot, State::Dead as u8);
+    }
+
+    /// The sweep that begins will make a dead slot free.
+    pub fn doom(&mut self, slot: u32) {
+        let was = self.state(slot);
+        assert!(matches!(was, State::Dead | State::Doomed), "only the dead are doomed");
+        self.states.set(slot, State::Doomed as u8);
     }
 
     /// Nothing refers to a slot any more.

@@ -208,7 +208,7 @@ fn a_search_in_steps_finds_what_a_search_at_once_finds() {
             steps += 1;
         }
         assert!(steps > 20);
-        let found = probe.finish(&index, &keys);
+        let found = probe.finish(&index, &keys, &mut Scratch::default());
         let search = Search { vector: &query, k: 12, ef: None, scope };
         assert_eq!(found, index.search(&mut Scratch::default(), &search));
         let filtered = !matches!(accept, Accept::All);
@@ -229,7 +229,7 @@ fn what_changes_during_a_search_in_steps_is_seen_as_it_is_at_the_end() {
     index.insert(NodeIx(90), &query);
     index.insert(NodeIx(4), &query);
     assert_eq!(probe.step(&index, &all(&keys), Work(50)), Progress::Done);
-    let hits = probe.finish(&index, &keys);
+    let hits = probe.finish(&index, &keys, &mut Scratch::default());
     assert_eq!(hits, nearest(&index, &query, 100, &keys));
     assert_eq!(hits.len(), 98);
 }

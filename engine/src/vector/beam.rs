@@ -1,0 +1,249 @@
+//! The walk through one layer of the graph towards a query (Malkov and Yashunin, 2016).
+//!
+//! *Invariants*: a point is compared once in a walk; a walk can stop after any point and go on
+//! later; what is kept is ordered by closeness, then by point.
+//!
+//! *Not here*: the layers' order (`graph`), what is made of the points found (`probe`, `build`).
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::codec::{Codec, Pivot, Vectors};
+use super::kernel::prefetch;
+use super::layer::{BASE_LINKS, Layer};
+use super::slots::NONE;
+
+/// How many rows ahead of the comparison are asked for.
+const ROWS_AHEAD: usize = 8;
+
+/// A point and its closeness in one number: smaller is nearer. The lowest bit says whether the walk
+/// went on from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Near(u64);
+
+impl Near {
+    /// Packs; points have 31 bits.
+    #[inline]
+    pub fn new(closeness: f32, point: u32) -> Self {
+        let bits = closeness.to_bits();
+        let ascending = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
+        Self(u64::from(!ascending) << 32 | u64::from(point) << 1)
+    }
+
+    /// The point.
+    #[inline]
+    pub fn point(self) -> u32 {
+        self.0 as u32 >> 1
+    }
+
+    /// Its closeness.
+    #[inline]
+    pub fn closeness(self) -> f32 {
+        let ascending = !((self.0 >> 32) as u32);
+        f32::from_bits(if ascending >> 31 == 1 { ascending & !(1 << 31) } else { !ascending })
+    }
+
+    fn is_walked(self) -> bool {
+        self.0 & 1 == 1
+    }
+
+    fn walked(self) -> Self {
+        Self(self.0 | 1)
+    }
+}
+
+/// What is walked through.
+#[derive(Clone, Copy)]
+pub struct Ground<'a> {
+    /// How vectors are compared.
+    pub codec: &'a Codec,
+    /// The vectors, by slot.
+    pub vectors: &'a Vectors,
+    /// The layer.
+    pub layer: &'a Layer,
+}
+
+impl Ground<'_> {
+    /// How near a point is.
+    #[inline]
+    pub fn closeness(&self, pivot: &Pivot, point: u32) -> f32 {
+        self.vectors.closeness(self.codec, pivot, self.layer.slot(point))
+    }
+}
+
+/// Which points were met: a mark for each, valid for one walk.
+#[derive(Clone, Debug, Default)]
+pub struct Met {
+    marks: Vec<u8>,
+    mark: u8,
+}
+
+impl Met {
+    /// Unmarks every point.
+    pub fn reset(&mut self, points: u32) {
+        if self.marks.len() < points as usize {
+            self.marks.resize(points as usize, 0);
+        }
+        self.mark = self.mark.wrapping_add(1);
+        if self.mark == 0 {
+            self.marks.fill(0);
+            self.mark = 1;
+        }
+    }
+
+    /// Marks a point; points that came after the walk began are left out.
+    #[inline]
+    pub fn is_new(&mut self, point: u32) -> bool {
+        let Some(mark) = self.marks.get_mut(point as usize) else { return false };
+        std::mem::replace(mark, self.mark) != self.mark
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.marks.capacity()
+    }
+}
+
+/// A walk and what it found.
+#[derive(Clone, Debug, Default)]
+pub struct Beam {
+    met: Met,
+    /// The nearest points, nearest first: all of them, or those accepted.
+    pub found: Vec<Near>,
+    width: usize,
+    cursor: usize,
+    /// Points to go on from, where only some are accepted.
+    frontier: BinaryHeap<Reverse<Near>>,
+    /// Comparisons made by this walk.
+    pub compared: usize,
+}
+
+impl Beam {
+    /// Starts a walk that keeps `width` points.
+    pub fn start(&mut self, points: u32, width: usize) {
+        self.met.reset(points);
+        self.found.clear();
+        self.frontier.clear();
+        self.width = width;
+        self.cursor = 0;
+        self.compared = 0;
+    }
+
+    /// A point to start from.
+    pub fn enter(&mut self, near: Near) {
+        if self.met.is_new(near.point()) {
+            self.keep(near);
+        }
+    }
+
+    /// The same, where only some points are accepted; it is compared again when it is met.
+    pub fn enter_where(&mut self, near: Near) {
+        self.frontier.push(Reverse(near));
+    }
+
+    /// Walks on until nothing nearer is in reach or about `work` comparisons were made; true when
+    /// the walk is over.
+    pub fn walk(&mut self, ground: &Ground<'_>, pivot: &Pivot, work: usize) -> bool {
+        let stop = self.compared + work;
+        while self.compared < stop {
+            while self.found.get(self.cursor).is_some_and(|near| near.is_walked()) {
+                self.cursor += 1;
+            }
+            let Some(near) = self.found.get_mut(self.cursor) else { return true };
+            let point = near.point();
+            *near = near.walked();
+            if let Some(next) = self.found.get(self.cursor + 1) {
+                prefetch(ground.layer.row(next.point()));
+            }
+            self.visit(ground, pivot, point, |beam, near| {
+                if beam.admits(near) {
+                    beam.keep(near);
+                }
+            });
+        }
+        false
+    }
+
+    /// The same, where only points that pass `accept` are kept; the walk leads through the others.
+    pub fn walk_where(
+        &mut self,
+        ground: &Ground<'_>,
+        pivot: &Pivot,
+        accept: &dyn Fn(u32) -> bool,
+        work: usize,
+    ) -> bool {
+        let stop = self.compared + work;
+        while self.compared < stop {
+            let Some(Reverse(near)) = self.frontier.pop() else { return true };
+            if !self.admits(near) {
+                return true;
+            }
+            if self.met.is_new(near.point()) && accept(near.point()) {
+                self.keep(near);
+            }
+            self.visit(ground, pivot, near.point(), |beam, near| {
+                if beam.admits(near) {
+                    beam.frontier.push(Reverse(near));
+                    if accept(near.point()) {
+                        beam.keep(near);
+                    }
+                }
+            });
+        }
+        false
+    }
+
+    /// Compares the points that `point` leads to and were not met before.
+    #[inline]
+    fn visit(
+        &mut self,
+        ground: &Ground<'_>,
+        pivot: &Pivot,
+        point: u32,
+        mut take: impl FnMut(&mut Self, Near),
+    ) {
+        let mut fresh = [0u32; BASE_LINKS];
+        let mut count = 0;
+        for &link in ground.layer.row(point) {
+            if link == NONE {
+                break;
+            }
+            if self.met.is_new(link) {
+                fresh[count] = link;
+                count += 1;
+            }
+        }
+        let fresh = &fresh[..count];
+        for &next in fresh.iter().take(ROWS_AHEAD) {
+            ground.vectors.prefetch(ground.layer.slot(next));
+        }
+        for (place, &link) in fresh.iter().enumerate() {
+            if let Some(&next) = fresh.get(place + ROWS_AHEAD) {
+                ground.vectors.prefetch(ground.layer.slot(next));
+            }
+            take(self, Near::new(ground.closeness(pivot, link), link));
+        }
+        self.compared += count.max(1);
+    }
+
+    /// Whether a point is near enough to be kept.
+    #[inline]
+    fn admits(&self, near: Near) -> bool {
+        self.found.len() < self.width || self.found.last().is_some_and(|&last| near < last)
+    }
+
+    fn keep(&mut self, near: Near) {
+        let place = self.found.partition_point(|&other| other < near);
+        if self.found.len() >= self.width {
+            self.found.pop();
+        }
+        self.found.insert(place, near);
+        self.cursor = self.cursor.min(place);
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        let found = (self.found.capacity() + self.frontier.capacity()) * size_of::<Near>();
+        self.met.bytes() + found
+    }
+}
