@@ -1,3 +1,3 @@
-//! Measuring tools for Engram.
+//! `engram-bench`: the command.
 
 fn main() {}

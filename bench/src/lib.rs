@@ -1,0 +1,13 @@
+//! Measuring Engram from outside: load over HTTP, histograms, comparisons, reports.
+//!
+//! *Invariants*: a server is reached through the network only; no failure is left out of a result.
+//!
+//! *Not here*: the server; the `engram` command, which shares this library for `benchmark`.
+
+pub mod client;
+pub mod http;
+pub mod operations;
+pub mod outcome;
+pub mod random;
+pub mod run;
+pub mod schedule;
