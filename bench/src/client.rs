@@ -101,6 +101,7 @@ struct Client {
     away: usize,
     busy: usize,
     scratch: Vec<u8>,
+    verdicts: Vec<bool>,
     outcome: ThreadOutcome,
     next_sweep_ns: u64,
     cpu_at_warm_up: Option<(Duration, u64)>,
@@ -121,7 +122,11 @@ pub fn drive(plan: Plan, start: Instant) -> io::Result<ThreadOutcome> {
     Ok(client.finish())
 }
 
-fn pin(cpu: usize) -> io::Result<()> {
+/// Binds this thread to a CPU.
+///
+/// # Errors
+/// Where the process may not use it.
+pub fn pin(cpu: usize) -> io::Result<()> {
     let mut set = rustix::thread::CpuSet::new();
     set.set(cpu);
     rustix::thread::sched_setaffinity(None, &set)
@@ -131,6 +136,12 @@ fn pin(cpu: usize) -> io::Result<()> {
 fn thread_cpu() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
+}
+
+/// Verdicts with a code are refusals.
+fn count_refusals(body: &[u8]) -> u64 {
+    let mark = b"\"code\":";
+    body.windows(mark.len()).filter(|window| window == mark).count() as u64
 }
 
 fn connect(address: SocketAddr) -> io::Result<TcpStream> {
@@ -155,6 +166,7 @@ impl Client {
             away: 0,
             busy: 0,
             scratch: Vec::new(),
+            verdicts: plan.source.operations().iter().map(|o| o.verdicts).collect(),
             outcome,
             next_sweep_ns: 0,
             cpu_at_warm_up: None,
@@ -281,6 +293,7 @@ impl Client {
         let bytes = self.plan.source.bytes(picked, &mut self.scratch);
         let flight = Flight { operation: picked.operation, due_ns, sent_ns, write_left: 0 };
         line.flight = Some(flight);
+        line.answer.keep_body(self.verdicts[picked.operation]);
         self.busy += 1;
         self.outcome.sent += 1;
         self.outcome.note_send(due_ns, due_ns.max(line.free_since_ns), sent_ns);
@@ -361,6 +374,10 @@ impl Client {
         if let Some(flight) = self.lines[number].flight.take() {
             self.busy -= 1;
             self.lines[number].free_since_ns = now;
+            if self.verdicts[flight.operation] {
+                let refused = count_refusals(&self.lines[number].answer.take_body());
+                self.outcome.refused_items(flight.operation, flight.due_ns, refused);
+            }
             self.outcome.answered(flight.operation, status, flight.due_ns, flight.sent_ns, now);
             self.free.push_back(number);
         } else {

@@ -78,6 +78,11 @@ impl Answer {
         Self { body: Some(Vec::new()), ..Self::without_body() }
     }
 
+    /// Keeps bodies from the next answer on, or forgets them.
+    pub fn keep_body(&mut self, keep: bool) {
+        self.body = if keep { Some(self.body.take().unwrap_or_default()) } else { None };
+    }
+
     /// The body of the answer that was completed last, where bodies are kept.
     pub fn take_body(&mut self) -> Vec<u8> {
         self.body.as_mut().map(std::mem::take).unwrap_or_default()
@@ -340,6 +345,21 @@ impl Connection {
     ) -> io::Result<Reply> {
         let request = encode(method, path, &self.host, headers, body);
         self.exchange(&request)
+    }
+
+    /// Sends a `POST` while its answer is already being read: for answers that come as a stream.
+    ///
+    /// # Errors
+    /// As [`Connection::call`].
+    pub fn call_duplex(&mut self, path: &str, headers: &str, body: &[u8]) -> io::Result<Reply> {
+        let request = encode("POST", path, &self.host, headers, body);
+        let mut writer = self.stream.try_clone()?;
+        std::thread::scope(|scope| {
+            let written = scope.spawn(move || writer.write_all(&request));
+            let reply = self.read_reply();
+            let written = written.join().expect("writing does not panic");
+            reply.and_then(|reply| written.map(|()| reply))
+        })
     }
 
     /// Sends bytes that are a whole request and waits for the answer.

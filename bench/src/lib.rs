@@ -5,9 +5,17 @@
 //! *Not here*: the server; the `engram` command, which shares this library for `benchmark`.
 
 pub mod client;
+pub mod dataset;
+pub mod hdr;
 pub mod http;
+pub mod loader;
+pub mod machine;
 pub mod operations;
 pub mod outcome;
 pub mod random;
+pub mod result;
 pub mod run;
 pub mod schedule;
+pub mod session;
+pub mod truth;
+pub mod workload;

@@ -1,3 +1,176 @@
-//! `engram-bench`: the command.
+//! `engram-bench`: load, compare and report from the command line.
+//!
+//! *Invariants*: results go to stdout, all else to stderr; exit status 0 done, 1 failed or slower
+//! than allowed, 2 wrong usage, 3 the server can't be reached.
+//!
+//! *Not here*: what it does (the library).
 
-fn main() {}
+use std::io::{self, Write as _};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use engram_bench::dataset::{Dataset, VectorForm};
+use engram_bench::hdr;
+use engram_bench::session::{Recorded, Session, recall_at_10};
+use engram_bench::workload::Workload;
+
+/// Measures Engram: open-loop load, latency histograms, comparisons.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Drive a workload against a server and print what it measured.
+    Run(RunArgs),
+}
+
+#[derive(Args)]
+struct Target {
+    /// Address of the server, such as 127.0.0.1:8080.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    address: String,
+    /// CPUs that the client threads are pinned to, such as 1 or 0,1.
+    #[arg(long, value_delimiter = ',')]
+    client_cpus: Vec<usize>,
+    /// Client threads.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Poll instead of sleeping: no wake-up of the client in the latency.
+    #[arg(long)]
+    spin: bool,
+    /// Seed of arrivals, picks and fresh ids; by default another one each time.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Seconds of each step, instead of those in the workload.
+    #[arg(long)]
+    duration: Option<f64>,
+    /// Seconds after which an answer is given up.
+    #[arg(long, default_value_t = 10.0)]
+    timeout: f64,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// A file of bench/workloads.
+    workload: PathBuf,
+    #[command(flatten)]
+    target: Target,
+    /// Store the data set first and wait until it is indexed.
+    #[arg(long)]
+    load: bool,
+    /// Connections that store at once.
+    #[arg(long, default_value_t = 4)]
+    load_connections: usize,
+    /// NDJSON for workloads that read their memories from a file.
+    #[arg(long)]
+    file: Option<PathBuf>,
+    /// Memories of the synthetic data set, instead of the workload's number.
+    #[arg(long)]
+    memories: Option<u64>,
+    /// What is measured, for the report.
+    #[arg(long, default_value = "engram")]
+    server: String,
+    /// Write the result, .hgrm and .hlog files into this folder.
+    #[arg(long)]
+    output: Option<PathBuf>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Command::Run(args) => run(&args),
+    };
+    done.unwrap_or_else(|e| {
+        eprintln!("engram-bench: {e}");
+        let unreachable = matches!(e.kind(), io::ErrorKind::ConnectionRefused);
+        ExitCode::from(if unreachable { 3 } else { 1 })
+    })
+}
+
+fn session(target: &Target) -> io::Result<Session> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let fresh = now.map_or(1, |time| time.as_secs() & 0xff_ffff);
+    Ok(Session {
+        address: resolve(&target.address)?,
+        threads: target.threads,
+        cpus: target.client_cpus.clone(),
+        spin: target.spin,
+        seed: target.seed.unwrap_or(fresh),
+        duration_s: target.duration,
+        timeout_s: target.timeout,
+    })
+}
+
+fn resolve(address: &str) -> io::Result<SocketAddr> {
+    let address = address.trim_start_matches("http://").trim_end_matches('/');
+    address
+        .to_socket_addrs()?
+        .next()
+        .ok_or_else(|| io::Error::other(format!("{address} has no address")))
+}
+
+fn run(args: &RunArgs) -> io::Result<ExitCode> {
+    let mut workload = Workload::read(&args.workload)?;
+    if let Some(memories) = args.memories {
+        workload.dataset = workload.dataset.with_memories(memories);
+    }
+    let set = workload.dataset.open(args.file.as_deref())?;
+    let session = session(&args.target)?;
+    let mut loaded = None;
+    if args.load {
+        let progress = |stored: u64| {
+            if stored % 10_000 < 1000 {
+                eprintln!("stored {stored} of {}", set.memories());
+            }
+        };
+        let done = session.load(&set, args.load_connections, VectorForm::Base64, &progress)?;
+        eprintln!(
+            "loaded {} memories at {:.0}/s, {:.0}/s until indexed; {} refused {:?}",
+            done.stored,
+            done.per_s(),
+            done.settled_per_s(),
+            done.refused,
+            done.refusals
+        );
+        loaded = Some(done);
+    }
+    let mut quality = None;
+    if let (Dataset::Synthetic(set), 1..) = (&set, workload.quality_queries) {
+        let recall = recall_at_10(session.address, set, workload.quality_queries)?;
+        eprintln!("recall@10 of vector search {recall:.4}");
+        quality = Some(recall);
+    }
+    let steps = session.steps(&workload, &set, &mut |step| eprintln!("{}", step.line()))?;
+    let results = steps.iter().map(|step| step.result.clone()).collect();
+    let mut result = session.result(&workload, &set, &args.server, results);
+    (result.loaded, result.recall_at_10) = (loaded, quality);
+    if let Some(folder) = &args.output {
+        write_files(folder, &result.name, &steps)?;
+        std::fs::write(folder.join(format!("{}.json", result.name)), result.to_text())?;
+    }
+    if args.json {
+        io::stdout().write_all(result.to_text().as_bytes())?;
+    }
+    let clean = result.steps.iter().all(|step| step.is_clean());
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn write_files(folder: &Path, name: &str, steps: &[Recorded]) -> io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    for (number, step) in steps.iter().enumerate() {
+        let stem = folder.join(format!("{name}-{number}"));
+        std::fs::write(stem.with_extension("hgrm"), hdr::hgrm(&step.outcome.latency()))?;
+        let log = hdr::hlog(&step.outcome, step.began, &step.result.name)?;
+        std::fs::write(stem.with_extension("hlog"), log)?;
+    }
+    Ok(())
+}

@@ -63,6 +63,8 @@ pub struct Operation {
     pub pick: Pick,
     /// What one request counts for (memories in a batch).
     pub items: u64,
+    /// The answer holds verdicts, one for each item, and refusals among them are counted.
+    pub verdicts: bool,
 }
 
 /// Picks requests for one thread.
@@ -164,7 +166,14 @@ mod tests {
     use super::*;
 
     fn operation(name: &str, weight: f64, requests: Vec<Encoded>, pick: Pick) -> Operation {
-        Operation { name: name.to_owned(), weight, requests: requests.into(), pick, items: 1 }
+        Operation {
+            name: name.to_owned(),
+            weight,
+            requests: requests.into(),
+            pick,
+            items: 1,
+            verdicts: false,
+        }
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub struct OperationOutcome {
     pub statuses: BTreeMap<u16, u64>,
     /// Requests without answer.
     pub failures: BTreeMap<Failure, u64>,
+    /// Items that were refused within answers of status 2xx.
+    pub refused_items: u64,
 }
 
 impl OperationOutcome {
@@ -68,12 +70,14 @@ impl OperationOutcome {
             refused: histogram(),
             statuses: BTreeMap::new(),
             failures: BTreeMap::new(),
+            refused_items: 0,
         }
     }
 
     fn add(&mut self, other: &Self) {
         self.latency.add(&other.latency).expect("all histograms have the same bounds");
         self.refused.add(&other.refused).expect("all histograms have the same bounds");
+        self.refused_items += other.refused_items;
         for (status, count) in &other.statuses {
             *self.statuses.entry(*status).or_default() += count;
         }
@@ -189,6 +193,13 @@ impl ThreadOutcome {
         } else {
             outcome.refused.saturating_record(latency_ns);
             self.current.not_ok += 1;
+        }
+    }
+
+    /// Verdicts within an answer refused items.
+    pub fn refused_items(&mut self, operation: usize, due_ns: u64, count: u64) {
+        if due_ns >= self.warm_up_ns {
+            self.operations[operation].refused_items += count;
         }
     }
 
@@ -346,6 +357,11 @@ impl Outcome {
         self.not_sent + self.operations.iter().map(OperationOutcome::not_ok).sum::<u64>()
     }
 
+    /// Items that were refused within answers of status 2xx.
+    pub fn refused_items(&self) -> u64 {
+        self.operations.iter().map(|operation| operation.refused_items).sum()
+    }
+
     /// Answers with status 2xx a second.
     pub fn ok_per_s(&self) -> f64 {
         self.ok() as f64 / self.measured_s.max(1e-9)
@@ -353,7 +369,8 @@ impl Outcome {
 
     /// Items (memories, recalls) a second, of answers with status 2xx.
     pub fn items_per_s(&self) -> f64 {
-        let items: u64 = self.operations.iter().zip(&self.items).map(|(o, n)| o.ok() * n).sum();
+        let stored = |(o, n): (&OperationOutcome, &u64)| (o.ok() * n) - o.refused_items;
+        let items: u64 = self.operations.iter().zip(&self.items).map(stored).sum();
         items as f64 / self.measured_s.max(1e-9)
     }
 

@@ -24,6 +24,7 @@ fn get(path: &str) -> Arc<[Operation]> {
         requests: Arc::new([Encoded::fixed(bytes)]),
         pick: Pick::InOrder,
         items: 1,
+        verdicts: false,
     }])
 }
 

@@ -4,5 +4,8 @@
 //!
 //! *Not here*: the real server.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
+
 mod fake;
 mod load;
+mod session;

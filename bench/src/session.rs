@@ -1,0 +1,202 @@
+//! A workload from its data set to its result.
+//!
+//! *Invariants*: steps run in the order of the workload; a ramp ends at the first rate that the
+//! server does not sustain.
+//!
+//! *Not here*: files and pages of the result (`main`, `report`).
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Map, Value, json};
+
+use crate::dataset::{Dataset, Synthetic, VectorForm};
+use crate::http::{Connection, JSON};
+use crate::loader::{self, Loaded, Loading};
+use crate::machine::Machine;
+use crate::operations::Operation;
+use crate::outcome::Outcome;
+use crate::result::{SessionResult, StepResult};
+use crate::run::{self, Load, Run};
+use crate::truth;
+use crate::workload::{CueSpec, LoadSpec, Step, Workload, recall_body};
+
+/// How a session is driven, apart from the workload.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// The server.
+    pub address: SocketAddr,
+    /// Client threads.
+    pub threads: usize,
+    /// CPUs of the client.
+    pub cpus: Vec<usize>,
+    /// The clients poll.
+    pub spin: bool,
+    /// Of arrivals, picks and fresh ids: another one for each session on the same server.
+    pub seed: u64,
+    /// Replaces the duration of every step.
+    pub duration_s: Option<f64>,
+    /// Seconds after which an answer is given up.
+    pub timeout_s: f64,
+}
+
+/// A step with all that it recorded.
+pub struct Recorded {
+    /// In short.
+    pub result: StepResult,
+    /// In full.
+    pub outcome: Outcome,
+    /// When it began.
+    pub began: SystemTime,
+}
+
+impl Session {
+    /// Drives all steps; `show` sees each result as it comes.
+    ///
+    /// # Errors
+    /// What kept a run from starting.
+    pub fn steps(
+        &self,
+        workload: &Workload,
+        set: &Dataset,
+        show: &mut dyn FnMut(&StepResult),
+    ) -> io::Result<Vec<Recorded>> {
+        let all = workload.operations(set, &self.address.to_string(), self.seed);
+        let mut recorded = Vec::new();
+        for step in &workload.steps {
+            let operations = chosen(&all, step)?;
+            for load in step.load.loads() {
+                let run = self.run(workload, step, load, recorded.len() as u64);
+                let began = SystemTime::now();
+                let outcome = run::drive(&run, &operations)?;
+                let result = StepResult::of(&step_name(step, load), load, &outcome);
+                show(&result);
+                let sustained = is_sustained(&step.load, &result);
+                recorded.push(Recorded { result, outcome, began });
+                if !sustained {
+                    break;
+                }
+            }
+        }
+        Ok(recorded)
+    }
+
+    fn run(&self, workload: &Workload, step: &Step, load: Load, number: u64) -> Run {
+        Run {
+            address: self.address,
+            load,
+            threads: self.threads,
+            cpus: self.cpus.clone(),
+            warm_up_s: workload.warm_up_s,
+            duration_s: self.duration_s.unwrap_or(step.duration_s),
+            timeout_s: self.timeout_s,
+            spin: self.spin,
+            seed: self.seed + number,
+            requests_max: None,
+        }
+    }
+
+    /// Stores the data set and waits until the server has caught up with it.
+    ///
+    /// # Errors
+    /// As [`loader::load`] and [`loader::settle`].
+    pub fn load(
+        &self,
+        set: &Dataset,
+        connections: usize,
+        vectors: VectorForm,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> io::Result<Loaded> {
+        let loading = Loading {
+            address: self.address,
+            connections,
+            lines: 1000,
+            vectors,
+            cpu: self.cpus.first().copied(),
+        };
+        let mut loaded = loader::load(set, loading, progress)?;
+        loaded.settled_s = loader::settle(self.address, Duration::from_secs(600))?;
+        Ok(loaded)
+    }
+
+    /// The facts round the steps.
+    pub fn result(
+        &self,
+        workload: &Workload,
+        set: &Dataset,
+        server: &str,
+        steps: Vec<StepResult>,
+    ) -> SessionResult {
+        SessionResult {
+            name: workload.name.clone(),
+            about: workload.about.clone(),
+            server: server.to_owned(),
+            machine: Machine::read(),
+            memories: set.memories(),
+            loaded: None,
+            recall_at_10: None,
+            steps,
+        }
+    }
+}
+
+/// The operations of the mix that take part in a step.
+fn chosen(all: &Arc<[Operation]>, step: &Step) -> io::Result<Arc<[Operation]>> {
+    let takes_part = |o: &&Operation| step.only.is_empty() || step.only.contains(&o.name);
+    let chosen: Arc<[Operation]> = all.iter().filter(takes_part).cloned().collect();
+    if chosen.is_empty() {
+        return Err(io::Error::other(format!("no operation takes part in {}", step.name)));
+    }
+    Ok(chosen)
+}
+
+fn step_name(step: &Step, load: Load) -> String {
+    match (&step.load, load) {
+        (LoadSpec::Ramp { .. }, Load::Open { rate, .. }) => format!("{} {rate:.0}/s", step.name),
+        _ => step.name.clone(),
+    }
+}
+
+/// At least 98 % of a ramp's rate is answered well, within the time that it asks for.
+fn is_sustained(load: &LoadSpec, result: &StepResult) -> bool {
+    match load {
+        LoadSpec::Ramp { p99_ms_max, .. } => {
+            let offered = result.offered_per_s.unwrap_or(0.0);
+            result.ok_per_s >= 0.98 * offered && result.latency_us.p99 <= p99_ms_max * 1e3
+        }
+        LoadSpec::Closed { .. } | LoadSpec::Open { .. } => true,
+    }
+}
+
+/// Share of the true ten nearest among the ten that vector search alone returns.
+///
+/// # Errors
+/// Those of the connection; an answer that is no recall.
+pub fn recall_at_10(address: SocketAddr, set: &Synthetic, queries: u64) -> io::Result<f64> {
+    let vectors: Vec<Vec<f32>> = (0..queries).map(|q| set.query_vector(q)).collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let right = truth::nearest(set, &vectors, 10, threads);
+    let whole = Dataset::Synthetic(Box::new(set.clone()));
+    let fields: Map<String, Value> =
+        [("top_k", json!(10)), ("max_hops", json!(0)), ("with", json!([]))]
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+    let mut connection = Connection::open(address, Duration::from_secs(30))?;
+    let mut sum = 0.0;
+    for (q, right) in (0..queries).zip(&right) {
+        let body = recall_body(&whole, CueSpec::Embedding, &fields, VectorForm::Base64, q);
+        let reply = connection.call("POST", "/api/v1/recall", JSON, body.as_bytes())?;
+        let answer = reply.json().map_err(io::Error::other)?;
+        let given: Vec<u64> = answer["memories"]
+            .as_array()
+            .ok_or_else(|| io::Error::other("the answer has no memories"))?
+            .iter()
+            .filter_map(|memory| Synthetic::number(memory["id"].as_str()?))
+            .collect();
+        sum += truth::recall_at(right, &given, 10);
+    }
+    Ok(sum / queries.max(1) as f64)
+}
