@@ -7,6 +7,7 @@
 
 pub mod attributes;
 pub mod filter;
+pub mod fuse;
 pub mod limits;
 pub mod model;
 pub mod names;

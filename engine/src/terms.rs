@@ -16,7 +16,11 @@ use crate::text::is_stop_word;
 /// Most shared terms of one memory.
 pub const TERMS_PER_MEMORY_MAX: usize = 32;
 /// Most tokens of a capitalised span.
-const SPAN_TOKENS_MAX: usize = 6;
+const SPAN_TOKENS_MAX: usize = 7;
+/// A capitalised word of at most so many characters before a full stop may be an abbreviation.
+const ABBREVIATION_CHARS_MAX: usize = 3;
+/// Fewest bytes of a term; one character of a script without blanks has three.
+const TERM_BYTES_MIN: usize = 3;
 /// Most bytes of a quoted string or a tag that is taken for a term.
 const PHRASE_BYTES_MAX: usize = 64;
 
@@ -60,52 +64,137 @@ impl Terms {
         }
         let display = normal_form(text);
         let key = SharedTermKey(name_key(&display));
+        let number = display.bytes().all(|byte| byte.is_ascii_digit()) && !is_year(&display);
+        let long_enough = display.len() >= TERM_BYTES_MIN;
         let known = self.found.iter().any(|term| term.key == key);
-        if display.chars().count() >= 3 && !is_stop_word(&display) && !known {
+        if long_enough && !number && !known && !display.split(' ').all(is_stop_word) {
             self.found.push(SharedTerm { key, display });
         }
     }
 }
 
-/// Runs of capitalised words within a sentence, and years.
+/// Runs of capitalised words within a sentence, small words such as "of" inside them included, and
+/// years. Stop words at the start of a run ("The", "In") are not part of it.
 fn push_spans(terms: &mut Terms, content: &str) {
-    let mut span: Vec<&str> = Vec::new();
-    for raw in content.split_whitespace() {
-        let word = raw.trim_matches(|c: char| !c.is_alphanumeric());
+    for line in content.lines() {
+        let mut span = Span::default();
+        let mut rest = line;
+        while let Some(character) = rest.chars().next() {
+            if character.is_alphanumeric() {
+                let word = joined_word(rest);
+                rest = &rest[word.len()..];
+                let dot = rest.starts_with('.');
+                rest = rest.strip_prefix('.').unwrap_or(rest);
+                span.push_word(terms, word, dot);
+            } else {
+                rest = &rest[character.len_utf8()..];
+                if !character.is_whitespace() {
+                    span.flush(terms);
+                }
+            }
+        }
+        span.flush(terms);
+    }
+}
+
+/// The word at the start of `text`: letters and digits, joined by single marks such as in
+/// "Jean-Luc", "O'Neill", "U.S" and "AT&T".
+fn joined_word(text: &str) -> &str {
+    let mut end = 0;
+    let mut characters = text.char_indices().peekable();
+    while let Some((at, character)) = characters.next() {
+        let joins = matches!(character, '\'' | '’' | '.' | '-' | '&')
+            && characters.peek().is_some_and(|&(_, next)| next.is_alphanumeric());
+        if !character.is_alphanumeric() && !joins {
+            break;
+        }
+        end = at + character.len_utf8();
+    }
+    &text[..end]
+}
+
+/// A run of capitalised words that is being read.
+#[derive(Default)]
+struct Span<'a> {
+    words: Vec<&'a str>,
+    /// Small words after the last capitalised one; part of the run if another one follows.
+    pending: Vec<&'a str>,
+}
+
+impl<'a> Span<'a> {
+    fn push_word(&mut self, terms: &mut Terms, word: &'a str, dot: bool) {
         if is_year(word) {
             terms.push(word);
         }
-        if word.starts_with(char::is_uppercase) && span.len() < SPAN_TOKENS_MAX {
-            span.push(word);
-            if raw.ends_with(|c: char| !c.is_alphanumeric()) {
-                push_span(terms, &mut span);
+        let capitalised = word.starts_with(char::is_uppercase);
+        if capitalised {
+            if self.words.len() + self.pending.len() >= SPAN_TOKENS_MAX {
+                self.flush(terms);
             }
+            self.words.append(&mut self.pending);
+            self.words.push(word);
+        } else if !self.words.is_empty() && self.pending.len() < 2 && is_joining(word) {
+            self.pending.push(word);
         } else {
-            push_span(terms, &mut span);
+            self.flush(terms);
+        }
+        let abbreviated = capitalised && word.chars().count() <= ABBREVIATION_CHARS_MAX;
+        if dot && !abbreviated {
+            self.flush(terms);
         }
     }
-    push_span(terms, &mut span);
+
+    fn flush(&mut self, terms: &mut Terms) {
+        let is_stop = |word: &&&str| is_stop_word(&word.to_lowercase());
+        let leading = self.words.iter().take_while(is_stop).count();
+        if leading < self.words.len() {
+            terms.push(&self.words[leading..].join(" "));
+        }
+        self.words.clear();
+        self.pending.clear();
+    }
 }
 
-fn push_span(terms: &mut Terms, span: &mut Vec<&str>) {
-    if !span.is_empty() {
-        terms.push(&span.join(" "));
-        span.clear();
-    }
+/// Small words inside of names, in the languages that write them so.
+fn is_joining(word: &str) -> bool {
+    matches!(
+        word,
+        "of" | "the"
+            | "de"
+            | "la"
+            | "von"
+            | "van"
+            | "di"
+            | "du"
+            | "del"
+            | "le"
+            | "da"
+            | "der"
+            | "den"
+            | "al"
+            | "des"
+            | "y"
+            | "el"
+    )
 }
 
 fn is_year(word: &str) -> bool {
     word.len() == 4
         && word.bytes().all(|byte| byte.is_ascii_digit())
-        && matches!(word.as_bytes(), [b'1', b'0'..=b'9', ..] | [b'2', b'0', ..])
+        && matches!(word.as_bytes(), [b'1', ..] | [b'2', b'0', ..])
 }
 
-/// What stands between double quotes.
+/// What stands between quotation marks.
 fn push_quoted(terms: &mut Terms, content: &str) {
-    let mut parts = content.split(['"', '“', '”']);
-    parts.next();
-    while let (Some(quoted), Some(_)) = (parts.next(), parts.next()) {
-        terms.push(quoted);
+    let pairs: [(&[char], &[char]); 3] =
+        [(&['"', '“', '”'], &['"', '“', '”']), (&['«'], &['»']), (&['「', '『'], &['」', '』'])];
+    for (opening, closing) in pairs {
+        let mut rest = content;
+        while let Some((_, quoted)) = rest.split_once(opening) {
+            let Some((inner, after)) = quoted.split_once(closing) else { break };
+            terms.push(inner);
+            rest = after;
+        }
     }
 }
 

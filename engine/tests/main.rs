@@ -1,5 +1,6 @@
 //! Tests of the engine through what it offers to other crates.
 
 mod association;
+mod recipe;
 mod text;
 mod vector;

@@ -145,6 +145,16 @@ impl TextIndex {
         sums.into_iter().map(score).collect()
     }
 
+    /// For each of `nodes` a bit for each of the first 64 of `terms`: the node holds the term.
+    pub fn held_terms(&self, terms: &[TermKey], nodes: &[NodeIx]) -> Vec<u64> {
+        let held = |node: &NodeIx| {
+            let document = self.forward.get(node.index()).map_or(&[][..], |terms| terms);
+            let bit = |(at, term)| u64::from(document.contains(term)) << at;
+            terms.iter().take(64).enumerate().map(bit).sum()
+        };
+        nodes.iter().map(held).collect()
+    }
+
     /// The nodes that hold every one of `terms`, ascending; none for no terms.
     pub fn candidates_with_all(&self, terms: &[TermKey]) -> Vec<NodeIx> {
         let Some((first, rest)) = terms.split_first() else { return Vec::new() };
