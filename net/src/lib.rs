@@ -5,7 +5,16 @@
 //!
 //! *Not here*: what a memory is (`engine`), executors and files (`shards`), the command (`ops`).
 
+mod api;
 mod backend;
+pub mod error;
 pub mod exposition;
+pub mod json;
+mod metrics;
+mod server;
 
 pub use backend::{Backend, Phase, Readiness};
+pub use metrics::Registry;
+pub use server::port::{BindError, Port};
+pub use server::serve::{Drained, Options, serve};
+pub use server::watch::Timeouts;

@@ -1,0 +1,192 @@
+//! One request with what every operation needs of it, and its answer before it becomes HTTP.
+//!
+//! *Invariants*: an operation reads its body through [`Call::json`] only, which checks type and size.
+//!
+//! *Not here*: the operations.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use engram_engine::limits;
+use engram_engine::model::{MemoryId, SpaceName};
+use engram_engine::request::{Answer, Request, Wait, With};
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
+use hyper::body::Bytes;
+
+use super::body::{self, Body, Budget, Lease};
+use super::route::Operation;
+use super::uri::{Query, invalid};
+use super::uuid::Uuids;
+use crate::backend::Backend;
+use crate::error::{Checked, Fault, Problem};
+use crate::json::reader::{self, Reader};
+use crate::json::recall::with_part;
+use crate::metrics::{CoreMetrics, Registry};
+use crate::server::reply::Payload;
+
+/// What requests of one core share.
+pub struct Core<B> {
+    /// The server behind.
+    pub backend: B,
+    /// Counters of this core.
+    pub metrics: Arc<CoreMetrics>,
+    /// Counters of all cores.
+    pub registry: Registry,
+    /// Bytes of bodies.
+    pub budget: Rc<Budget>,
+    /// Ids that are made here.
+    pub uuids: Uuids,
+    /// When a write is answered where the request does not say.
+    pub wait: Wait,
+}
+
+/// One request.
+pub struct Call<'a, B> {
+    /// What its core shares.
+    pub core: &'a Rc<Core<B>>,
+    /// What it asks for.
+    pub operation: Operation,
+    /// The parameter of its path.
+    pub parameter: Cow<'a, str>,
+    /// Its head.
+    pub parts: &'a Parts,
+    /// Its body; taken by whoever streams it.
+    pub body: Option<Body>,
+    /// What its body holds of the budget.
+    pub lease: Lease,
+}
+
+impl<'a, B: Backend> Call<'a, B> {
+    /// Asks the server.
+    pub async fn ask(&self, request: Request) -> Checked<Answer> {
+        Ok(self.core.backend.call(request).await?)
+    }
+
+    /// Its headers.
+    pub fn headers(&self) -> &'a HeaderMap {
+        &self.parts.headers
+    }
+
+    /// Its query, which may hold these parameters.
+    pub fn query(&self, known: &[&'static str]) -> Checked<Query<'a>> {
+        Query::parse(self.parts.uri.query(), known)
+    }
+
+    /// The memory that its path names.
+    pub fn memory_id(&self) -> Checked<MemoryId> {
+        MemoryId::new(&self.parameter).map_err(|why| Problem::new(Fault::InvalidPath, why))
+    }
+
+    /// The space that its path names.
+    pub fn space_in_path(&self) -> Checked<SpaceName> {
+        SpaceName::new(&self.parameter).map_err(|why| Problem::new(Fault::InvalidPath, why))
+    }
+
+    /// The space that its header or its query names.
+    pub fn space(&self, query: &Query<'_>) -> Checked<SpaceName> {
+        let mut headers = self.headers().get_all(SPACE_HEADER).iter();
+        let header = headers.next().map(|value| value.to_str().unwrap_or("\u{fffd}"));
+        if headers.next().is_some() {
+            return Err(invalid(SPACE_HEADER, "it is there twice"));
+        }
+        let name = match (header, query.get("space")) {
+            (None, None) => return Ok(SpaceName::default()),
+            (Some(one), None) | (None, Some(one)) => one,
+            (Some(one), Some(other)) if one == other => one,
+            (Some(_), Some(_)) => return Err(invalid("space", "the header names another one")),
+        };
+        SpaceName::new(name).map_err(|why| invalid("space", &why))
+    }
+
+    /// When it is to be answered.
+    pub fn wait(&self, query: &Query<'_>) -> Checked<Wait> {
+        match query.get("wait") {
+            None => Ok(self.core.wait),
+            Some("durable") => Ok(Wait::Durable),
+            Some("applied") => Ok(Wait::Applied),
+            Some(_) => Err(invalid("wait", "expected durable or applied")),
+        }
+    }
+
+    /// What of a memory is read back: content, metadata, and what the query adds.
+    pub fn with(&self, query: &Query<'_>) -> Checked<With> {
+        let mut with = With::DEFAULT;
+        for part in query.get("with").into_iter().flat_map(|parts| parts.split(',')) {
+            with_part(&mut with, part).map_err(|problem| invalid("with", &problem.detail))?;
+        }
+        Ok(with)
+    }
+
+    /// Reads its body as JSON.
+    pub async fn json<T>(
+        &mut self,
+        read: impl FnOnce(&mut Reader<'_>) -> Checked<T>,
+    ) -> Checked<T> {
+        body::announced(self.headers(), JSON, false)?;
+        let bytes = self.bytes(limits::BODY_BYTES_MAX).await?;
+        reader::document(&bytes, read)
+    }
+
+    /// Reads its body.
+    pub async fn bytes(&mut self, most: usize) -> Checked<Bytes> {
+        let body = self.body.as_mut().expect("only a stream takes the body");
+        body.whole(most, &mut self.lease).await
+    }
+}
+
+/// The header that names a space.
+pub const SPACE_HEADER: &str = "x-memory-space";
+
+/// Types of bodies that are read as JSON.
+pub const JSON: &[&str] = &["application/json", "application/merge-patch+json"];
+
+/// What an operation answers, before headers that all answers have.
+pub struct Answered {
+    /// Status.
+    pub status: StatusCode,
+    /// Content type.
+    pub media: &'static str,
+    /// Body.
+    pub payload: Payload,
+    /// Header fields beside those that every answer has.
+    pub headers: Vec<(&'static str, String)>,
+    /// The operation counted its outcomes itself.
+    pub counted: bool,
+}
+
+impl Answered {
+    /// JSON with 200.
+    pub fn json(bytes: Vec<u8>) -> Self {
+        Self::with_status(StatusCode::OK, bytes)
+    }
+
+    /// JSON with another status.
+    pub fn with_status(status: StatusCode, bytes: Vec<u8>) -> Self {
+        Self::text(status, "application/json", bytes)
+    }
+
+    /// Any text.
+    pub fn text(status: StatusCode, media: &'static str, bytes: impl Into<Bytes>) -> Self {
+        let payload = Payload::Whole(bytes.into());
+        Self { status, media, payload, headers: Vec::new(), counted: false }
+    }
+
+    /// 204.
+    pub fn nothing() -> Self {
+        Self::text(StatusCode::NO_CONTENT, "", Bytes::new())
+    }
+
+    /// Adds a header field.
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// The operation counted its outcomes itself.
+    pub fn counted(mut self) -> Self {
+        self.counted = true;
+        self
+    }
+}

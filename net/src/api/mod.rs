@@ -1,0 +1,16 @@
+//! From a request to its answer.
+//!
+//! *Invariants*: every request is answered once; a refusal is a problem of the table in `error`.
+//!
+//! *Not here*: sockets and connections (`server`), JSON (`json`).
+
+pub mod body;
+pub mod call;
+pub mod health;
+pub mod ndjson;
+pub mod operations;
+pub mod route;
+pub mod service;
+pub mod together;
+pub mod uri;
+pub mod uuid;

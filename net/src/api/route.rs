@@ -1,0 +1,177 @@
+//! Which operation a method and a path name.
+//!
+//! *Invariants*: one table; segments are split before they are decoded, so that an encoded slash
+//! belongs to an id; nothing is normalised.
+//!
+//! *Not here*: what an operation does (the neighbours of this file).
+
+use std::borrow::Cow;
+
+use http::Method;
+
+use super::uri::decoded;
+use crate::error::{Checked, Fault, Problem};
+
+/// Declares operations: variant, name in metrics and OpenAPI, method, path.
+macro_rules! operations {
+    ($($operation:ident $name:literal $method:ident $path:literal)*) => {
+        /// Everything that a client may ask for.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Operation { $(#[doc = $path] $operation,)* }
+
+        /// The table of operations, in the order of [`Operation`].
+        pub const ROUTES: &[Route] = &[$(Route {
+            operation: Operation::$operation,
+            name: $name,
+            method: Method::$method,
+            path: $path,
+        },)*];
+    };
+}
+
+operations! {
+    StoreMemory "store_memory" POST "/api/v1/memories"
+    ListMemories "list_memories" GET "/api/v1/memories"
+    StoreBatch "store_batch" POST "/api/v1/memories/batch"
+    PutMemory "put_memory" PUT "/api/v1/memories/{id}"
+    GetMemory "get_memory" GET "/api/v1/memories/{id}"
+    PatchMemory "patch_memory" PATCH "/api/v1/memories/{id}"
+    DeleteMemory "delete_memory" DELETE "/api/v1/memories/{id}"
+    GetLinks "get_links" GET "/api/v1/memories/{id}/links"
+    Count "count" POST "/api/v1/count"
+    PutLinks "put_links" POST "/api/v1/links"
+    DeleteLinks "delete_links" DELETE "/api/v1/links"
+    Recall "recall" POST "/api/v1/recall"
+    RecallBatch "recall_batch" POST "/api/v1/recall/batch"
+    Reinforce "reinforce" POST "/api/v1/reinforce"
+    Forget "forget" POST "/api/v1/forget"
+    StartConsolidation "start_consolidation" POST "/api/v1/consolidations"
+    ListConsolidations "list_consolidations" GET "/api/v1/consolidations"
+    GetConsolidation "get_consolidation" GET "/api/v1/consolidations/{run}"
+    UndoConsolidation "undo_consolidation" POST "/api/v1/consolidations/{run}/undo"
+    ListSpaces "list_spaces" GET "/api/v1/spaces"
+    GetSpace "get_space" GET "/api/v1/spaces/{space}"
+    PutSpace "put_space" PUT "/api/v1/spaces/{space}"
+    DeleteSpace "delete_space" DELETE "/api/v1/spaces/{space}"
+    StartSnapshot "start_snapshot" POST "/api/v1/snapshots"
+    ListSnapshots "list_snapshots" GET "/api/v1/snapshots"
+    GetSnapshot "get_snapshot" GET "/api/v1/snapshots/{name}"
+    PutSnapshot "put_snapshot" POST "/api/v1/snapshots/{name}"
+    DeleteSnapshot "delete_snapshot" DELETE "/api/v1/snapshots/{name}"
+    Stats "stats" GET "/api/v1/stats"
+    Topology "topology" GET "/api/v1/topology"
+    Live "live" GET "/health/live"
+    Ready "ready" GET "/health/ready"
+    Startup "startup" GET "/health/startup"
+    LiveAlias "live" GET "/livez"
+    ReadyAlias "ready" GET "/readyz"
+    StartupAlias "startup" GET "/startupz"
+    Metrics "metrics" GET "/metrics"
+    OpenApi "openapi" GET "/openapi.json"
+    Console "console" GET "/"
+}
+
+/// One row of the table.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// The operation.
+    pub operation: Operation,
+    /// Its name in metrics and in OpenAPI.
+    pub name: &'static str,
+    /// Its method; HEAD goes wherever GET goes.
+    pub method: Method,
+    /// Its path, with at most one parameter in braces.
+    pub path: &'static str,
+}
+
+impl Operation {
+    /// Its row.
+    pub fn route(self) -> &'static Route {
+        &ROUTES[self as usize]
+    }
+}
+
+/// An operation and the parameter of its path, decoded.
+#[derive(Debug, PartialEq)]
+pub struct Matched<'a> {
+    /// The operation.
+    pub operation: Operation,
+    /// The parameter; empty where the path has none.
+    pub parameter: Cow<'a, str>,
+}
+
+/// Finds the operation.
+///
+/// # Errors
+/// Where there is nothing at the path, or nothing with this method.
+pub fn find<'a>(method: &Method, path: &'a str) -> Checked<Matched<'a>> {
+    let mut at_path = ROUTES.iter().filter_map(|route| Some((route, matches(route.path, path)?)));
+    let wanted = if method == Method::HEAD { &Method::GET } else { method };
+    let Some((operation, raw)) = at_path
+        .find(|(route, _)| route.method == *wanted)
+        .map(|(route, raw)| (route.operation, raw))
+    else {
+        return Err(refusal(method, path));
+    };
+    let parameter = decoded(raw)
+        .ok_or_else(|| Problem::new(Fault::InvalidPath, "the path is not percent-encoded UTF-8"))?;
+    Ok(Matched { operation, parameter })
+}
+
+/// The methods that a path takes, for `Allow`; empty where there is nothing.
+pub fn allowed(path: &str) -> String {
+    let mut methods: Vec<&str> = Vec::new();
+    for route in ROUTES.iter().filter(|route| matches(route.path, path).is_some()) {
+        methods.push(route.method.as_str());
+        if route.method == Method::GET {
+            methods.push("HEAD");
+        }
+    }
+    if !methods.is_empty() {
+        methods.push("OPTIONS");
+    }
+    methods.join(", ")
+}
+
+fn refusal(method: &Method, path: &str) -> Box<Problem> {
+    let allow = allowed(path);
+    if allow.is_empty() {
+        return Problem::new(Fault::PathNotFound, "there is nothing at this path");
+    }
+    let detail = format!("{method} is not possible here; possible are {allow}");
+    let mut problem = Problem::new(Fault::MethodNotAllowed, detail);
+    problem.allow = Some(allow);
+    problem
+}
+
+/// The raw parameter, where the path fits the pattern.
+fn matches<'a>(pattern: &str, path: &'a str) -> Option<&'a str> {
+    let Some((before, rest)) = pattern.split_once('{') else {
+        return (pattern == path).then_some("");
+    };
+    let (_, after) = rest.split_once('}').expect("patterns close their braces");
+    let raw = path.strip_prefix(before)?.strip_suffix(after)?;
+    (!raw.is_empty() && !raw.contains('/')).then_some(raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_has_its_own_row() {
+        for (index, route) in ROUTES.iter().enumerate() {
+            assert_eq!(route.operation as usize, index);
+            assert_eq!(find(&route.method, route.path).unwrap().operation, route.operation);
+        }
+    }
+
+    #[test]
+    fn an_encoded_slash_belongs_to_the_id() {
+        let matched = find(&Method::GET, "/api/v1/memories/a%2Fb").unwrap();
+        assert_eq!((matched.operation, &*matched.parameter), (Operation::GetMemory, "a/b"));
+        let matched = find(&Method::GET, "/api/v1/memories/..").unwrap();
+        assert_eq!((matched.operation, &*matched.parameter), (Operation::GetMemory, ".."));
+        assert!(find(&Method::GET, "/api/v1/memories/../../../metrics").is_err());
+    }
+}

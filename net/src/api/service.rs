@@ -1,0 +1,194 @@
+//! One request from its head to the head of its answer.
+//!
+//! *Invariants*: a request is refused before its body is read wherever its head allows it; each
+//! answer carries a request id.
+//!
+//! *Not here*: operations (`operations`), connections (`server`).
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use http::header::{self, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use hyper::body::{Bytes, Incoming};
+
+use super::body::Body;
+use super::call::{Answered, Call, Core};
+use super::operations::perform;
+use super::route::{self, Operation};
+use crate::backend::Backend;
+use crate::error::{Checked, Fault, Problem};
+use crate::metrics::Shed;
+use crate::server::reply::Reply;
+use crate::server::watch::Watched;
+
+/// Longest request id that is echoed.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Answers one request; `draining` asks the client to close the connection afterwards.
+pub async fn answer<B: Backend>(
+    core: Rc<Core<B>>,
+    watched: Rc<Watched>,
+    request: Request<Incoming>,
+    draining: bool,
+) -> Response<Reply> {
+    let start = Instant::now();
+    watched.begin();
+    core.metrics.requests_in_flight(1);
+    let (parts, incoming) = request.into_parts();
+    let mut body = Some(Body::new(incoming, Rc::clone(&watched), core.metrics.clone()));
+    let mut operation = None;
+    let result = answer_to(&core, &parts, &mut body, &mut operation).await;
+    let read = match &mut body {
+        Some(body) if parts.headers.contains_key(header::EXPECT) => body.leave(),
+        Some(body) => body.discard().await,
+        None => true,
+    };
+    let refused = result.as_ref().err().map(|problem| problem.reason);
+    let counted = result.as_ref().is_ok_and(|answered| answered.counted);
+    let answered = result.unwrap_or_else(|problem| refusal(&problem));
+    if let Some(operation) = operation.filter(|_| !counted) {
+        core.metrics.outcome(operation, refused, 1);
+    }
+    core.metrics.answered(operation, answered.status.as_u16(), start.elapsed());
+    core.metrics.requests_in_flight(-1);
+    if draining {
+        core.metrics.shed(Shed::Draining);
+    }
+    let closes = draining || !read || refused == Some(Fault::BadRequest.into());
+    respond(&core, &parts, answered, closes, watched)
+}
+
+async fn answer_to<B: Backend>(
+    core: &Rc<Core<B>>,
+    parts: &Parts,
+    body: &mut Option<Body>,
+    operation: &mut Option<Operation>,
+) -> Checked<Answered> {
+    check_head(parts)?;
+    if parts.method == Method::OPTIONS {
+        return options(parts.uri.path());
+    }
+    let matched = route::find(&parts.method, parts.uri.path())?;
+    *operation = Some(matched.operation);
+    let takes_body = takes_body(&parts.method, matched.operation);
+    if !takes_body && body.as_ref().is_some_and(|body| !body.is_over()) {
+        return Err(Problem::new(Fault::UnexpectedBody, "send this request without a body"));
+    }
+    let mut call = Call {
+        core,
+        operation: matched.operation,
+        parameter: matched.parameter,
+        parts,
+        body: body.take(),
+        lease: core.budget.lease(),
+    };
+    let result = perform(&mut call).await;
+    *body = call.body.take();
+    result
+}
+
+/// What hyper lets through and RFC 9112 does not.
+fn check_head(parts: &Parts) -> Checked<()> {
+    let bad = |detail: &str| Err(Problem::new(Fault::BadRequest, detail));
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next(), parts.version) {
+        (_, Some(_), _) => return bad("the request has more than one Host"),
+        (None, _, Version::HTTP_11) => return bad("the request has no Host"),
+        (Some(host), _, _) if !is_host(host.as_bytes()) => return bad("the Host is not valid"),
+        _ => {}
+    }
+    if let Some(coding) = parts.headers.get(header::TRANSFER_ENCODING)
+        && !coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+    {
+        return bad("the only transfer coding is chunked");
+    }
+    if let Some(expectation) = parts.headers.get(header::EXPECT)
+        && !expectation.as_bytes().eq_ignore_ascii_case(b"100-continue")
+    {
+        return Err(Problem::new(Fault::ExpectationFailed, "the only expectation is 100-continue"));
+    }
+    Ok(())
+}
+
+fn is_host(host: &[u8]) -> bool {
+    host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte))
+}
+
+fn takes_body(method: &Method, operation: Operation) -> bool {
+    match *method {
+        Method::POST | Method::PUT | Method::PATCH => true,
+        _ => operation == Operation::DeleteLinks,
+    }
+}
+
+fn options(path: &str) -> Checked<Answered> {
+    let allow = if path == "*" {
+        "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned()
+    } else {
+        route::allowed(path)
+    };
+    if allow.is_empty() {
+        return Err(Problem::new(Fault::PathNotFound, "there is nothing at this path"));
+    }
+    Ok(Answered::nothing().header("allow", allow))
+}
+
+fn refusal(problem: &Problem) -> Answered {
+    let status = problem.reason.status();
+    let mut answered = Answered::text(status, "application/problem+json", problem.to_json());
+    if let Some(seconds) = problem.reason.retry_after_s() {
+        answered = answered.header("retry-after", seconds.to_string());
+    }
+    if let Some(allow) = &problem.allow {
+        answered = answered.header("allow", allow.as_str());
+    }
+    if problem.reason == Fault::Unauthorized.into() {
+        answered = answered.header("www-authenticate", "Bearer");
+    }
+    answered
+}
+
+fn respond<B: Backend>(
+    core: &Core<B>,
+    parts: &Parts,
+    answered: Answered,
+    closes: bool,
+    watched: Rc<Watched>,
+) -> Response<Reply> {
+    let mut response = Response::new(Reply::new(answered.payload, watched));
+    *response.status_mut() = answered.status;
+    let headers = response.headers_mut();
+    headers.reserve(6 + answered.headers.len());
+    if answered.status != StatusCode::NO_CONTENT {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(answered.media));
+    }
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REQUEST_ID, request_id(core, &parts.headers));
+    for (name, value) in answered.headers {
+        let value = HeaderValue::from_str(&value).expect("header values are made of ASCII");
+        headers.insert(HeaderName::from_static(name), value);
+    }
+    if closes {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// The client's id, where it is short and plain; else one of ours.
+fn request_id<B: Backend>(core: &Core<B>, headers: &HeaderMap) -> HeaderValue {
+    let plain = |value: &&HeaderValue| {
+        (1..=REQUEST_ID_BYTES_MAX).contains(&value.len())
+            && value.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
+    match headers.get(REQUEST_ID).filter(plain) {
+        Some(value) => value.clone(),
+        None => {
+            let made = Bytes::from(core.uuids.short_id());
+            HeaderValue::from_maybe_shared(made).expect("hexadecimal digits are a valid value")
+        }
+    }
+}

@@ -1,0 +1,486 @@
+//! Reads JSON straight into the server's own types, and says where it does not fit.
+//!
+//! *Invariants*: the input is read once, front to back; nesting is bounded; what RFC 8259 does not
+//! allow is refused; a refusal carries the JSON pointer of the value that does not fit.
+//!
+//! *Not here*: which fields the objects of the contract have (the neighbours of this file).
+
+use std::borrow::Cow;
+
+use engram_engine::limits;
+use engram_engine::request::Code;
+use serde_json::{Map, Number, Value};
+
+use crate::error::{Checked, Fault, Problem};
+
+/// A cursor over one JSON text.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+    depth: usize,
+}
+
+/// What kind of value comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `{`
+    Object,
+    /// `[`
+    Array,
+    /// `"`
+    String,
+    /// A digit or a minus.
+    Number,
+    /// `true` or `false`.
+    Boolean,
+    /// `null`
+    Null,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Object => "an object",
+            Self::Array => "an array",
+            Self::String => "a string",
+            Self::Number => "a number",
+            Self::Boolean => "a boolean",
+            Self::Null => "null",
+        }
+    }
+}
+
+/// Reads a whole body with `read`, and refuses what follows the value.
+///
+/// # Errors
+/// Where the bytes are not UTF-8, not JSON, or not what `read` expects.
+pub fn document<'a, T>(
+    bytes: &'a [u8],
+    read: impl FnOnce(&mut Reader<'a>) -> Checked<T>,
+) -> Checked<T> {
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let detail = format!("the body is not UTF-8 at byte {}", error.valid_up_to());
+        Problem::new(Fault::InvalidUtf8, detail)
+    })?;
+    let mut reader = Reader { text, at: 0, depth: 0 };
+    let value = read(&mut reader)?;
+    reader.space();
+    if reader.at < text.len() {
+        return Err(reader.malformed("something follows the value"));
+    }
+    Ok(value)
+}
+
+impl<'a> Reader<'a> {
+    /// What comes next; moves past white space only.
+    pub fn kind(&mut self) -> Checked<Kind> {
+        self.space();
+        match self.peek() {
+            Some(b'{') => Ok(Kind::Object),
+            Some(b'[') => Ok(Kind::Array),
+            Some(b'"') => Ok(Kind::String),
+            Some(b'-' | b'0'..=b'9') => Ok(Kind::Number),
+            Some(b't' | b'f') if self.ahead("true") || self.ahead("false") => Ok(Kind::Boolean),
+            Some(b'n') if self.ahead("null") => Ok(Kind::Null),
+            Some(_) => Err(self.malformed("a value was expected")),
+            None => Err(self.malformed("the text ends where a value was expected")),
+        }
+    }
+
+    /// Reads an object with none but the given fields, each at most once; `field` gets the index
+    /// into `names` and must read the value.
+    pub fn fields(
+        &mut self,
+        names: &[&'static str],
+        mut field: impl FnMut(&mut Self, usize) -> Checked<()>,
+    ) -> Checked<()> {
+        debug_assert!(names.len() <= 64);
+        let mut seen = 0_u64;
+        self.members(|reader, key| {
+            let index = names.iter().position(|name| *name == key).ok_or_else(|| {
+                let known = names.join(", ");
+                Problem::new(Fault::UnknownField, format!("unknown field; known are: {known}"))
+            })?;
+            if seen & (1 << index) != 0 {
+                return Err(Problem::new(Fault::DuplicateField, "the field is there twice"));
+            }
+            seen |= 1 << index;
+            field(reader, index)
+        })
+    }
+
+    /// Reads an object of any fields; `member` gets each key and must read its value.
+    pub fn members(
+        &mut self,
+        mut member: impl FnMut(&mut Self, &str) -> Checked<()>,
+    ) -> Checked<()> {
+        self.expect(Kind::Object)?;
+        self.enter()?;
+        if self.closes(b'}') {
+            return Ok(());
+        }
+        loop {
+            self.space();
+            if self.peek() != Some(b'"') {
+                return Err(self.malformed("a field name was expected"));
+            }
+            let key = self.text_value()?;
+            self.space();
+            self.eat(b':', "a colon was expected")?;
+            member(self, &key).map_err(|problem| problem.under(&key))?;
+            if self.ends(b'}', "a comma or a closing brace was expected")? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads an array of at most `most` elements; `element` must read one value.
+    pub fn elements(
+        &mut self,
+        most: usize,
+        mut element: impl FnMut(&mut Self, usize) -> Checked<()>,
+    ) -> Checked<()> {
+        self.expect(Kind::Array)?;
+        self.enter()?;
+        if self.closes(b']') {
+            return Ok(());
+        }
+        for index in 0.. {
+            if index == most {
+                let detail = format!("at most {most} elements are allowed here");
+                return Err(Problem::new(Code::LimitExceeded, detail));
+            }
+            element(self, index).map_err(|problem| problem.under_index(index))?;
+            if self.ends(b']', "a comma or a closing bracket was expected")? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a string.
+    pub fn string(&mut self) -> Checked<Cow<'a, str>> {
+        self.expect(Kind::String)?;
+        self.text_value()
+    }
+
+    /// Reads `true` or `false`.
+    pub fn boolean(&mut self) -> Checked<bool> {
+        self.expect(Kind::Boolean)?;
+        let value = self.peek() == Some(b't');
+        self.at += if value { 4 } else { 5 };
+        Ok(value)
+    }
+
+    /// Moves past `null`, if that comes next.
+    pub fn null(&mut self) -> Checked<bool> {
+        if self.kind()? != Kind::Null {
+            return Ok(false);
+        }
+        self.at += 4;
+        Ok(true)
+    }
+
+    /// Reads a value that may be `null`.
+    pub fn nullable<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Checked<T>,
+    ) -> Checked<Option<T>> {
+        if self.null()? { Ok(None) } else { read(self).map(Some) }
+    }
+
+    /// Reads a number as f32; one that is infinite as f32 is refused.
+    pub fn float(&mut self) -> Checked<f32> {
+        let digits = self.number()?;
+        let value: f32 = digits.parse().map_err(|_| self.malformed("not a number"))?;
+        if !value.is_finite() {
+            let detail = format!("{digits} is beyond the range of 32-bit floating point");
+            return Err(Problem::new(Code::InvalidValue, detail));
+        }
+        Ok(value)
+    }
+
+    /// Reads a number as f64; one that is infinite as f64 is refused.
+    pub fn double(&mut self) -> Checked<f64> {
+        let digits = self.number()?;
+        let value: f64 = digits.parse().map_err(|_| self.malformed("not a number"))?;
+        if !value.is_finite() {
+            let detail = format!("{digits} is beyond the range of 64-bit floating point");
+            return Err(Problem::new(Code::InvalidValue, detail));
+        }
+        Ok(value)
+    }
+
+    /// Reads a whole number within a range.
+    pub fn integer(&mut self, range: std::ops::RangeInclusive<u64>) -> Checked<u64> {
+        let digits = self.number()?;
+        if digits.bytes().any(|b| matches!(b, b'.' | b'e' | b'E')) {
+            let detail = format!("expected a whole number, found {digits}");
+            return Err(Problem::new(Fault::InvalidType, detail));
+        }
+        match digits.parse() {
+            Ok(value) if range.contains(&value) => Ok(value),
+            Ok(_) | Err(_) => {
+                let (low, high) = (range.start(), range.end());
+                let detail = format!("expected {low} to {high}, found {digits}");
+                Err(Problem::new(Code::InvalidValue, detail))
+            }
+        }
+    }
+
+    /// Reads any value, counting the members of its objects in `keys`.
+    pub fn value(&mut self, keys: &mut usize) -> Checked<Value> {
+        Ok(match self.kind()? {
+            Kind::Object => Value::Object(self.map(keys)?),
+            Kind::Array => {
+                let mut values = Vec::new();
+                self.elements(usize::MAX, |reader, _| {
+                    values.push(reader.value(keys)?);
+                    Ok(())
+                })?;
+                Value::Array(values)
+            }
+            Kind::String => Value::String(self.text_value()?.into_owned()),
+            Kind::Number => Value::Number(self.any_number()?),
+            Kind::Boolean => Value::Bool(self.boolean()?),
+            Kind::Null => {
+                self.at += 4;
+                Value::Null
+            }
+        })
+    }
+
+    /// Reads an object of any content, counting members in `keys`; a key twice is refused.
+    pub fn map(&mut self, keys: &mut usize) -> Checked<Map<String, Value>> {
+        let mut map = Map::new();
+        self.members(|reader, key| {
+            *keys += 1;
+            let value = reader.value(keys)?;
+            match map.insert(key.to_owned(), value) {
+                None => Ok(()),
+                Some(_) => Err(Problem::new(Fault::DuplicateField, "the field is there twice")),
+            }
+        })?;
+        Ok(map)
+    }
+
+    /// Where the next value begins, in bytes.
+    pub fn position(&mut self) -> usize {
+        self.space();
+        self.at
+    }
+
+    /// A refusal of what comes next, which is not `wanted`.
+    pub fn unfit(&mut self, wanted: &str) -> Box<Problem> {
+        match self.kind() {
+            Ok(kind) => {
+                let detail = format!("expected {wanted}, found {}", kind.name());
+                Problem::new(Fault::InvalidType, detail)
+            }
+            Err(problem) => problem,
+        }
+    }
+
+    fn expect(&mut self, wanted: Kind) -> Checked<()> {
+        if self.kind()? == wanted { Ok(()) } else { Err(self.unfit(wanted.name())) }
+    }
+
+    fn enter(&mut self) -> Checked<()> {
+        self.at += 1;
+        self.depth += 1;
+        if self.depth > limits::JSON_DEPTH_MAX {
+            let detail = format!("JSON is nested at most {} deep", limits::JSON_DEPTH_MAX);
+            return Err(Problem::new(Code::LimitExceeded, detail));
+        }
+        Ok(())
+    }
+
+    fn closes(&mut self, close: u8) -> bool {
+        self.space();
+        let closed = self.peek() == Some(close);
+        if closed {
+            self.at += 1;
+            self.depth -= 1;
+        }
+        closed
+    }
+
+    fn ends(&mut self, close: u8, otherwise: &str) -> Checked<bool> {
+        if self.closes(close) {
+            return Ok(true);
+        }
+        self.eat(b',', otherwise)?;
+        Ok(false)
+    }
+
+    fn eat(&mut self, byte: u8, otherwise: &str) -> Checked<()> {
+        if self.peek() != Some(byte) {
+            return Err(self.malformed(otherwise));
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    fn ahead(&self, word: &str) -> bool {
+        self.text.as_bytes()[self.at..].starts_with(word.as_bytes())
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn space(&mut self) {
+        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    fn malformed(&self, what: &str) -> Box<Problem> {
+        let ended = if self.at >= self.text.len() { " (the text ends here)" } else { "" };
+        let detail = format!("{what} at byte {}{ended}", self.at);
+        Problem::new(Fault::MalformedJson, detail)
+    }
+
+    /// The digits of a number, checked against the grammar of RFC 8259.
+    fn number(&mut self) -> Checked<&'a str> {
+        self.expect(Kind::Number)?;
+        let start = self.at;
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        let zero = self.peek() == Some(b'0');
+        let whole = self.digits()?;
+        if zero && whole > 1 {
+            return Err(self.malformed("a number has no leading zeros"));
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.peek() {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(&self.text[start..self.at])
+    }
+
+    fn digits(&mut self) -> Checked<usize> {
+        let start = self.at;
+        while let Some(b'0'..=b'9') = self.peek() {
+            self.at += 1;
+        }
+        if self.at == start {
+            return Err(self.malformed("a digit was expected"));
+        }
+        Ok(self.at - start)
+    }
+
+    fn any_number(&mut self) -> Checked<Number> {
+        let start = self.at;
+        let digits = self.number()?;
+        if let Ok(whole) = digits.parse::<u64>() {
+            return Ok(whole.into());
+        }
+        if let Ok(whole) = digits.parse::<i64>()
+            && digits != "-0"
+        {
+            return Ok(whole.into());
+        }
+        self.at = start;
+        let double = self.double()?;
+        Ok(Number::from_f64(double).expect("finite was checked"))
+    }
+
+    /// A string, the cursor being on its opening quote.
+    fn text_value(&mut self) -> Checked<Cow<'a, str>> {
+        self.at += 1;
+        let start = self.at;
+        loop {
+            match self.peek() {
+                Some(b'"') => {
+                    let text = &self.text[start..self.at];
+                    self.at += 1;
+                    return Ok(Cow::Borrowed(text));
+                }
+                Some(b'\\') => return self.escaped_text(start).map(Cow::Owned),
+                Some(0..=0x1f) => return Err(self.malformed("a control character is escaped")),
+                Some(_) => self.at += 1,
+                None => return Err(self.malformed("a string is not closed")),
+            }
+        }
+    }
+
+    /// The rest of a string from its first escape on.
+    fn escaped_text(&mut self, start: usize) -> Checked<String> {
+        let mut text = self.text[start..self.at].to_owned();
+        let mut plain = self.at;
+        loop {
+            match self.peek() {
+                Some(b'"') => {
+                    text.push_str(&self.text[plain..self.at]);
+                    self.at += 1;
+                    return Ok(text);
+                }
+                Some(b'\\') => {
+                    text.push_str(&self.text[plain..self.at]);
+                    self.at += 1;
+                    text.push(self.escape()?);
+                    plain = self.at;
+                }
+                Some(0..=0x1f) => return Err(self.malformed("a control character is escaped")),
+                Some(_) => self.at += 1,
+                None => return Err(self.malformed("a string is not closed")),
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Checked<char> {
+        let Some(byte) = self.peek() else {
+            return Err(self.malformed("a string is not closed"));
+        };
+        self.at += 1;
+        Ok(match byte {
+            b'"' | b'\\' | b'/' => char::from(byte),
+            b'b' => '\u{8}',
+            b'f' => '\u{c}',
+            b'n' => '\n',
+            b'r' => '\r',
+            b't' => '\t',
+            b'u' => return self.unicode_escape(),
+            _ => return Err(self.malformed("an escape is not known")),
+        })
+    }
+
+    fn unicode_escape(&mut self) -> Checked<char> {
+        let first = self.hex4()?;
+        let code = if (0xd800..0xdc00).contains(&first) {
+            if !self.text.as_bytes()[self.at..].starts_with(b"\\u") {
+                return Err(self.malformed("half of a surrogate pair stands alone"));
+            }
+            self.at += 2;
+            let second = self.hex4()?;
+            if !(0xdc00..0xe000).contains(&second) {
+                return Err(self.malformed("half of a surrogate pair stands alone"));
+            }
+            0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00)
+        } else {
+            first
+        };
+        char::from_u32(code).ok_or_else(|| self.malformed("half of a surrogate pair stands alone"))
+    }
+
+    fn hex4(&mut self) -> Checked<u32> {
+        let digits = self.text.as_bytes().get(self.at..self.at + 4);
+        let digits = digits.filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+        let Some(code) = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()) else {
+            return Err(self.malformed("four hexadecimal digits were expected"));
+        };
+        self.at += 4;
+        Ok(code)
+    }
+}

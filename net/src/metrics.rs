@@ -1,0 +1,277 @@
+//! What `net` counts: requests, their latency, connections, refusals.
+//!
+//! *Invariants*: each core writes its own counters only, without locks; a scrape adds them up; the
+//! sets of labels are closed.
+//!
+//! *Not here*: how it is written (`exposition`), what shards count (the backend).
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::api::route::{Operation, ROUTES};
+use crate::error::Reason;
+use crate::exposition::{Exposition, Kind};
+
+/// Upper bounds of the latency buckets, in microseconds; tight below 5 ms.
+const BUCKETS_US: [u64; 26] = [
+    25, 50, 75, 100, 150, 200, 300, 400, 500, 750, 1000, 1500, 2000, 3000, 4000, 5000, 7500,
+    10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 10_000_000,
+];
+
+/// Why a connection or request was turned away before it was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shed {
+    /// Too many connections.
+    Connections,
+    /// An idle connection made room for another.
+    Evicted,
+    /// A head that took too long.
+    SlowHead,
+    /// A body that took too long.
+    SlowBody,
+    /// A client that does not read its answer.
+    SlowReader,
+    /// An idle connection.
+    Idle,
+    /// Too many bytes of bodies in memory.
+    BodyBytes,
+    /// The server drains.
+    Draining,
+}
+
+const SHED: [(Shed, &str); 8] = [
+    (Shed::Connections, "connections"),
+    (Shed::Evicted, "evicted"),
+    (Shed::SlowHead, "slow_head"),
+    (Shed::SlowBody, "slow_body"),
+    (Shed::SlowReader, "slow_reader"),
+    (Shed::Idle, "idle"),
+    (Shed::BodyBytes, "body_bytes"),
+    (Shed::Draining, "draining"),
+];
+
+/// A counter with one writer.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds; plain load and store, since nobody else writes.
+    pub fn add(&self, count: u64) {
+        let sum = self.0.load(Ordering::Relaxed).wrapping_add(count);
+        self.0.store(sum, Ordering::Relaxed);
+    }
+
+    /// Sets, for what goes up and down.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts of one route on one core.
+#[derive(Debug, Default)]
+struct RouteCounts {
+    by_class: [Counter; 6],
+    buckets: [Counter; BUCKETS_US.len()],
+    sum_us: Counter,
+    outcomes: Vec<Counter>,
+}
+
+/// The counters of one core, on cache lines of their own.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct CoreMetrics {
+    routes: Vec<RouteCounts>,
+    unmatched: [Counter; 6],
+    shed: [Counter; SHED.len()],
+    /// Connections that were accepted.
+    pub accepted: Counter,
+    /// Connections that are open.
+    pub open: Counter,
+    /// Connections that broke off.
+    pub broken: Counter,
+    /// Bytes of request bodies.
+    pub received_bytes: Counter,
+    in_flight: Counter,
+}
+
+impl CoreMetrics {
+    fn new() -> Self {
+        let outcomes = 1 + Reason::all().count();
+        let route = || RouteCounts {
+            outcomes: (0..outcomes).map(|_| Counter::default()).collect(),
+            ..RouteCounts::default()
+        };
+        Self {
+            routes: ROUTES.iter().map(|_| route()).collect(),
+            unmatched: Default::default(),
+            shed: Default::default(),
+            accepted: Counter::default(),
+            open: Counter::default(),
+            broken: Counter::default(),
+            received_bytes: Counter::default(),
+            in_flight: Counter::default(),
+        }
+    }
+
+    /// One request was answered; `None` where no route fitted.
+    pub fn answered(&self, operation: Option<Operation>, status: u16, took: Duration) {
+        let class = usize::from(status / 100).min(5);
+        let Some(operation) = operation else {
+            return self.unmatched[class].add(1);
+        };
+        let route = &self.routes[operation as usize];
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        route.by_class[class].add(1);
+        route.sum_us.add(took_us);
+        let bucket = BUCKETS_US.partition_point(|bound| *bound < took_us);
+        if let Some(bucket) = route.buckets.get(bucket) {
+            bucket.add(1);
+        }
+    }
+
+    /// One operation ended; several of them in one request of a batch.
+    pub fn outcome(&self, operation: Operation, refused: Option<Reason>, count: u64) {
+        let index = refused.map_or(0, |reason| {
+            1 + Reason::all().position(|other| other == reason).expect("all reasons are listed")
+        });
+        self.routes[operation as usize].outcomes[index].add(count);
+    }
+
+    /// Requests that are being answered came or went.
+    pub fn requests_in_flight(&self, change: i64) {
+        self.in_flight.add(change.cast_unsigned());
+    }
+
+    /// Something was turned away.
+    pub fn shed(&self, why: Shed) {
+        self.shed[why as usize].add(1);
+    }
+}
+
+/// The counters of all cores.
+#[derive(Clone, Debug, Default)]
+pub struct Registry {
+    cores: Arc<Mutex<Vec<Arc<CoreMetrics>>>>,
+}
+
+impl Registry {
+    /// Counters for one more core; taken once when it starts to listen.
+    pub fn join(&self) -> Arc<CoreMetrics> {
+        let core = Arc::new(CoreMetrics::new());
+        let mut cores = self.cores.lock().unwrap_or_else(PoisonError::into_inner);
+        cores.push(Arc::clone(&core));
+        core
+    }
+
+    /// Writes the sums over all cores.
+    pub fn write(&self, out: &mut Exposition) {
+        let cores: Vec<Arc<CoreMetrics>> =
+            self.cores.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let sum = |pick: &dyn Fn(&CoreMetrics) -> u64| cores.iter().map(|core| pick(core)).sum();
+        write_requests(out, &sum);
+        write_latency(out, &sum);
+        write_operations(out, &sum);
+        write_connections(out, &sum);
+    }
+}
+
+type Sum<'a> = &'a dyn Fn(&dyn Fn(&CoreMetrics) -> u64) -> u64;
+
+const CLASSES: [(usize, &str); 4] = [(2, "2xx"), (3, "3xx"), (4, "4xx"), (5, "5xx")];
+
+fn write_requests(out: &mut Exposition, sum: Sum<'_>) {
+    let name = "engram_http_requests_total";
+    out.family(Kind::Counter, name, "Requests answered, by route, method and class of status.");
+    for (index, route) in ROUTES.iter().enumerate() {
+        for (class, class_name) in CLASSES {
+            let count = sum(&|core| core.routes[index].by_class[class].get());
+            let labels =
+                [("route", route.path), ("method", route.method.as_str()), ("status", class_name)];
+            if count > 0 || class == 2 {
+                out.sample(name, &labels, count);
+            }
+        }
+    }
+    for (class, class_name) in CLASSES {
+        let count = sum(&|core| core.unmatched[class].get());
+        let labels = [("route", "none"), ("method", "any"), ("status", class_name)];
+        if count > 0 {
+            out.sample(name, &labels, count);
+        }
+    }
+}
+
+fn write_latency(out: &mut Exposition, sum: Sum<'_>) {
+    let help = "Time from the head of a request to its answer, in seconds.";
+    out.family(Kind::Histogram, "engram_http_request_duration_seconds", help);
+    for (index, route) in ROUTES.iter().enumerate() {
+        let all = (0..6).map(|class| sum(&|core| core.routes[index].by_class[class].get())).sum();
+        let all: u64 = all;
+        if all == 0 {
+            continue;
+        }
+        let mut below = 0;
+        let bucket_name = "engram_http_request_duration_seconds_bucket";
+        for (bucket, bound_us) in BUCKETS_US.iter().enumerate() {
+            below += sum(&|core| core.routes[index].buckets[bucket].get());
+            let bound = seconds(*bound_us).to_string();
+            let labels = [("route", route.path), ("method", route.method.as_str()), ("le", &bound)];
+            out.sample(bucket_name, &labels, below.min(all));
+        }
+        let labels = [("route", route.path), ("method", route.method.as_str()), ("le", "+Inf")];
+        out.sample(bucket_name, &labels, all);
+        let total = seconds(sum(&|core| core.routes[index].sum_us.get()));
+        out.sample("engram_http_request_duration_seconds_sum", &labels[..2], total);
+        out.sample("engram_http_request_duration_seconds_count", &labels[..2], all);
+    }
+}
+
+fn write_operations(out: &mut Exposition, sum: Sum<'_>) {
+    let name = "engram_operations_total";
+    let help = "Operations, each memory or recall of a batch counted by itself, by outcome.";
+    out.family(Kind::Counter, name, help);
+    let outcomes = || std::iter::once("ok").chain(Reason::all().map(Reason::name)).enumerate();
+    for (index, route) in ROUTES.iter().enumerate() {
+        for (outcome, outcome_name) in outcomes() {
+            let count = sum(&|core| core.routes[index].outcomes[outcome].get());
+            if count > 0 {
+                let labels = [("operation", route.name), ("outcome", outcome_name)];
+                out.sample(name, &labels, count);
+            }
+        }
+    }
+}
+
+fn write_connections(out: &mut Exposition, sum: Sum<'_>) {
+    let gauge = |out: &mut Exposition, name, help, value: u64| {
+        out.single(Kind::Gauge, name, help, value);
+    };
+    let counter = |out: &mut Exposition, name, help, value: u64| {
+        out.single(Kind::Counter, name, help, value);
+    };
+    let open = sum(&|core| core.open.get());
+    gauge(out, "engram_http_connections", "Connections that are open.", open);
+    let in_flight = sum(&|core| core.in_flight.get());
+    gauge(out, "engram_http_requests_in_flight", "Requests being answered.", in_flight);
+    let accepted = sum(&|core| core.accepted.get());
+    counter(out, "engram_http_connections_accepted_total", "Connections accepted.", accepted);
+    let broken = sum(&|core| core.broken.get());
+    counter(out, "engram_http_connections_broken_total", "Connections that broke off.", broken);
+    let bytes = sum(&|core| core.received_bytes.get());
+    counter(out, "engram_http_received_bytes_total", "Bytes of request bodies.", bytes);
+    let name = "engram_http_shed_total";
+    out.family(Kind::Counter, name, "Connections and requests turned away, by reason.");
+    for (index, (_, reason)) in SHED.iter().enumerate() {
+        out.sample(name, &[("reason", reason)], sum(&|core| core.shed[index].get()));
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "exact to 2^53 microseconds, 285 years")]
+fn seconds(microseconds: u64) -> f64 {
+    microseconds as f64 / 1e6
+}

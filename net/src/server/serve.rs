@@ -1,0 +1,284 @@
+//! Serves one core: accepts, answers, drains.
+//!
+//! *Invariants*: a connection that was accepted is answered or told to go; while draining, requests
+//! that still come are answered and their connections closed after them.
+//!
+//! *Not here*: which requests are answered (`api`), when to stop (the caller).
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use engram_engine::request::Wait;
+use futures_lite::AsyncReadExt;
+use futures_lite::AsyncWriteExt;
+use futures_lite::future::{or, poll_once};
+use glommio::net::{TcpListener, TcpStream};
+use glommio::timer::sleep;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+
+use super::stream::{READ_BYTES_MAX, Scratch, Stream, scratch};
+use super::watch::{Connections, End, SWEEP_INTERVAL, Timeouts, Watched};
+use crate::api::body::Budget;
+use crate::api::call::Core;
+use crate::api::service;
+use crate::api::uuid::Uuids;
+use crate::backend::Backend;
+use crate::metrics::{Registry, Shed};
+
+/// Largest head of a request.
+const HEAD_BYTES_MAX: usize = 32 << 10;
+/// After draining begins, how long connections are kept for requests that are on their way.
+const LINGER: Duration = Duration::from_millis(500);
+/// What is read and dropped of an unread body after the answer, and for how long.
+const DISCARD_BYTES_MAX: usize = 4 << 20;
+const DISCARD_TIME: Duration = Duration::from_secs(2);
+/// Rest after accepting failed, for instance for want of descriptors.
+const ACCEPT_REST: Duration = Duration::from_millis(50);
+
+const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\n\
+    connection: close\r\ncontent-length: 0\r\n\r\n";
+const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
+    connection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// How one core serves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long connections may stand still.
+    pub timeouts: Timeouts,
+    /// Most connections of this core.
+    pub connections_max: usize,
+    /// Most bytes of request bodies that this core holds.
+    pub body_bytes_max: usize,
+    /// When a write is answered where the request does not say.
+    pub wait: Wait,
+    /// How long draining may take.
+    pub drain: Duration,
+    /// Counters of all cores; the same registry for each.
+    pub registry: Registry,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            timeouts: Timeouts::default(),
+            connections_max: 8192,
+            body_bytes_max: 256 << 20,
+            wait: Wait::Durable,
+            drain: Duration::from_secs(20),
+            registry: Registry::default(),
+        }
+    }
+}
+
+/// How serving ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that were still busy when the time for draining was over.
+    pub cut: usize,
+}
+
+struct Shared<B> {
+    core: Rc<Core<B>>,
+    options: Options,
+    connections: Connections,
+    scratch: Scratch,
+    stage: Cell<Stage>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Serving,
+    /// Answers ask clients to close.
+    Draining,
+    /// Idle connections are closed.
+    Closing,
+    /// New connections are turned away.
+    Closed,
+}
+
+/// Serves until `stop` is ready, then drains; to be awaited inside the core's executor.
+///
+/// The listener stays open after that, and turns connections away with 503, until the executor
+/// ends: closing it would reset what waits in its queue.
+pub async fn serve<B: Backend>(
+    backend: B,
+    listener: TcpListener,
+    options: Options,
+    stop: impl Future<Output = ()>,
+) -> Drained {
+    let core = Core {
+        backend,
+        metrics: options.registry.join(),
+        registry: options.registry.clone(),
+        budget: Budget::new(options.body_bytes_max),
+        uuids: Uuids::new(),
+        wait: options.wait,
+    };
+    let shared = Rc::new(Shared {
+        core: Rc::new(core),
+        options,
+        connections: Connections::new(),
+        scratch: scratch(),
+        stage: Cell::new(Stage::Serving),
+    });
+    glommio::spawn_local(accept(Rc::clone(&shared), listener)).detach();
+    glommio::spawn_local(sweep(Rc::clone(&shared))).detach();
+    stop.await;
+    drain(&shared).await
+}
+
+async fn accept<B: Backend>(shared: Rc<Shared<B>>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok(stream) => admit(&shared, stream),
+            Err(_) => sleep(ACCEPT_REST).await,
+        }
+    }
+}
+
+fn admit<B: Backend>(shared: &Rc<Shared<B>>, stream: TcpStream) {
+    let metrics = &shared.core.metrics;
+    metrics.accepted.add(1);
+    if shared.stage.get() == Stage::Closed {
+        metrics.shed(Shed::Draining);
+        return turn_away(stream);
+    }
+    if shared.connections.open() >= shared.options.connections_max {
+        if !shared.connections.make_room() {
+            metrics.shed(Shed::Connections);
+            return turn_away(stream);
+        }
+        metrics.shed(Shed::Evicted);
+    }
+    let (slot, watched) = shared.connections.add();
+    metrics.open.set(shared.connections.open() as u64);
+    glommio::spawn_local(connection(Rc::clone(shared), stream, slot, watched)).detach();
+}
+
+/// One attempt to say why; a fresh socket takes these few bytes.
+fn turn_away(mut stream: TcpStream) {
+    let mut sending = pin!(stream.write(TOO_MANY));
+    let waker = std::task::Waker::noop();
+    let _ = sending.as_mut().poll(&mut std::task::Context::from_waker(waker));
+}
+
+async fn sweep<B: Backend>(shared: Rc<Shared<B>>) {
+    while shared.stage.get() < Stage::Closed || shared.connections.open() > 0 {
+        shared.connections.sweep(&shared.options.timeouts);
+        sleep(SWEEP_INTERVAL).await;
+    }
+}
+
+async fn connection<B: Backend>(
+    shared: Rc<Shared<B>>,
+    stream: TcpStream,
+    slot: usize,
+    watched: Rc<Watched>,
+) {
+    let _ = stream.set_nodelay(true);
+    let stream = Stream::new(stream, Rc::clone(&watched), Rc::clone(&shared.scratch));
+    converse(&shared, stream, &watched).await;
+    shared.connections.remove(slot);
+    shared.core.metrics.open.set(shared.connections.open() as u64);
+}
+
+async fn converse<B: Backend>(shared: &Rc<Shared<B>>, stream: Stream, watched: &Rc<Watched>) {
+    let service = service_fn(|request| {
+        let (core, watched) = (Rc::clone(&shared.core), Rc::clone(watched));
+        let draining = shared.stage.get() > Stage::Serving;
+        async move { Ok::<_, Infallible>(service::answer(core, watched, request, draining).await) }
+    });
+    let mut http = http1::Builder::new();
+    http.half_close(true)
+        .header_read_timeout(None)
+        .max_header_size(HEAD_BYTES_MAX)
+        .max_buf_size(READ_BYTES_MAX)
+        .writev(false);
+    let mut connection = http.serve_connection(stream, service);
+    let mut told = false;
+    let ended = poll_fn(|cx| {
+        watched.polled_by(cx.waker());
+        if let Some(end) = watched.ended() {
+            return Poll::Ready(Err(end));
+        }
+        if shared.stage.get() >= Stage::Closing && !told {
+            told = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        Pin::new(&mut connection).poll(cx).map(Ok)
+    })
+    .await;
+    let mut stream = connection.into_parts().io;
+    match ended {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) => shared.core.metrics.broken.add(1),
+        Err(end) => {
+            shared.core.metrics.shed(shed_by(end));
+            if end == End::SlowHead {
+                let _ = poll_once(stream.inner().write_all(TOO_SLOW)).await;
+            }
+        }
+    }
+    close(stream.inner(), watched).await;
+}
+
+fn shed_by(end: End) -> Shed {
+    match end {
+        End::SlowHead => Shed::SlowHead,
+        End::Idle => Shed::Idle,
+        End::SlowReader => Shed::SlowReader,
+    }
+}
+
+/// Closes; where the client still sends, reads that for a while first, since closing with bytes
+/// unread resets the connection and the answer may be lost.
+async fn close(stream: &mut TcpStream, watched: &Watched) {
+    let _ = stream.shutdown(std::net::Shutdown::Write).await;
+    if !watched.is_unread() {
+        return;
+    }
+    let discard = async {
+        let mut left = DISCARD_BYTES_MAX;
+        let mut bytes = vec![0; 16 << 10];
+        while left > 0 {
+            match stream.read(&mut bytes).await {
+                Ok(0) | Err(_) => break,
+                Ok(count) => left = left.saturating_sub(count),
+            }
+        }
+    };
+    or(discard, async {
+        sleep(DISCARD_TIME).await;
+    })
+    .await;
+}
+
+async fn drain<B: Backend>(shared: &Rc<Shared<B>>) -> Drained {
+    let start = Instant::now();
+    let advance = |stage| {
+        shared.stage.set(stage);
+        shared.connections.wake_all();
+    };
+    advance(Stage::Draining);
+    let lingers = LINGER.min(shared.options.drain / 2);
+    wait_for_none(shared, start + lingers).await;
+    advance(Stage::Closing);
+    wait_for_none(shared, start + shared.options.drain).await;
+    advance(Stage::Closed);
+    Drained { cut: shared.connections.open() }
+}
+
+async fn wait_for_none<B: Backend>(shared: &Rc<Shared<B>>, until: Instant) {
+    while Instant::now() < until {
+        sleep(Duration::from_millis(10)).await;
+        if shared.connections.open() == 0 && shared.stage.get() >= Stage::Closing {
+            return;
+        }
+    }
+}
