@@ -1,0 +1,9 @@
+//! Tests of the platform crate: fixtures of machines and control groups, and this machine.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod cgroups;
+mod fixture;
+mod lists;
+mod placements;
+mod this_machine;
