@@ -5,6 +5,7 @@
 //! *Not here*: the server; the `engram` command, which shares this library for `benchmark`.
 
 pub mod client;
+pub mod compare;
 pub mod dataset;
 pub mod hdr;
 pub mod http;
@@ -12,7 +13,10 @@ pub mod loader;
 pub mod machine;
 pub mod operations;
 pub mod outcome;
+pub mod pages;
+pub mod plot;
 pub mod random;
+pub mod report;
 pub mod result;
 pub mod run;
 pub mod schedule;

@@ -11,10 +11,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use engram_bench::compare::{self, Metric};
 use engram_bench::dataset::{Dataset, VectorForm};
-use engram_bench::hdr;
+use engram_bench::result::{SessionResult, StepResult};
 use engram_bench::session::{Recorded, Session, recall_at_10};
 use engram_bench::workload::Workload;
+use engram_bench::{hdr, pages, report};
 
 /// Measures Engram: open-loop load, latency histograms, comparisons.
 #[derive(Parser)]
@@ -28,6 +30,63 @@ struct Cli {
 enum Command {
     /// Drive a workload against a server and print what it measured.
     Run(RunArgs),
+    /// Drive a workload against two servers in turns and say whether the second is slower.
+    Pair(PairArgs),
+    /// Compare kept results, first with first, second with second and so on.
+    Compare(CompareArgs),
+    /// Make the page of kept results, or check it.
+    Pages(PagesArgs),
+}
+
+#[derive(Args)]
+struct PairArgs {
+    /// A file of bench/workloads; both servers hold its data set.
+    workload: PathBuf,
+    /// The second server; the first is --address.
+    #[arg(long)]
+    against: String,
+    /// Pairs of runs.
+    #[arg(long, default_value_t = 10)]
+    rounds: usize,
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    verdict: Verdict,
+}
+
+#[derive(Args)]
+struct CompareArgs {
+    /// Results of the first, separated by commas.
+    #[arg(long, value_delimiter = ',', required = true)]
+    base: Vec<PathBuf>,
+    /// Results of the second, in the same order.
+    #[arg(long, value_delimiter = ',', required = true)]
+    new: Vec<PathBuf>,
+    #[command(flatten)]
+    verdict: Verdict,
+}
+
+#[derive(Args)]
+struct Verdict {
+    /// p50, p99 or rate.
+    #[arg(long, default_value = "p50")]
+    metric: String,
+    /// Exit with status 1 where the second is slower by more than this many percent.
+    #[arg(long, default_value_t = 5.0)]
+    slower_than: f64,
+}
+
+#[derive(Args)]
+struct PagesArgs {
+    /// Folder of the kept results.
+    #[arg(long, default_value = "bench/results")]
+    results: PathBuf,
+    /// The page.
+    #[arg(long, default_value = "docs/benchmarks/README.md")]
+    page: PathBuf,
+    /// Only say whether the page is in step.
+    #[arg(long)]
+    check: bool,
 }
 
 #[derive(Args)]
@@ -76,7 +135,7 @@ struct RunArgs {
     /// What is measured, for the report.
     #[arg(long, default_value = "engram")]
     server: String,
-    /// Write the result, .hgrm and .hlog files into this folder.
+    /// Write the result, an HTML report, .hgrm and .hlog files into this folder.
     #[arg(long)]
     output: Option<PathBuf>,
     /// Print the result as JSON.
@@ -88,6 +147,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         Command::Run(args) => run(&args),
+        Command::Pair(args) => pair(&args),
+        Command::Compare(args) => compare_results(&args),
+        Command::Pages(args) => make_page(&args),
     };
     done.unwrap_or_else(|e| {
         eprintln!("engram-bench: {e}");
@@ -155,6 +217,8 @@ fn run(args: &RunArgs) -> io::Result<ExitCode> {
     (result.loaded, result.recall_at_10) = (loaded, quality);
     if let Some(folder) = &args.output {
         write_files(folder, &result.name, &steps)?;
+        let report = folder.join(format!("{}.html", result.name));
+        std::fs::write(report, report::html(&result, &steps))?;
         std::fs::write(folder.join(format!("{}.json", result.name)), result.to_text())?;
     }
     if args.json {
@@ -162,6 +226,77 @@ fn run(args: &RunArgs) -> io::Result<ExitCode> {
     }
     let clean = result.steps.iter().all(|step| step.is_clean());
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Steps of one round of each server.
+type Round = (Vec<StepResult>, Vec<StepResult>);
+
+fn pair(args: &PairArgs) -> io::Result<ExitCode> {
+    let workload = Workload::read(&args.workload)?;
+    let set = workload.dataset.open(None)?;
+    let mut first = session(&args.target)?;
+    let mut second = Session { address: resolve(&args.against)?, ..first.clone() };
+    let mut rounds: Vec<Round> = Vec::new();
+    for round in 0..args.rounds {
+        first.seed += 100;
+        second.seed = first.seed;
+        let drive = |one: &Session| -> io::Result<Vec<StepResult>> {
+            let steps = one.steps(&workload, &set, &mut |_| {})?;
+            Ok(steps.into_iter().map(|step| step.result).collect())
+        };
+        // The order alternates: neither is always the one that comes second.
+        let (a, b) = if round % 2 == 0 {
+            let a = drive(&first)?;
+            (a, drive(&second)?)
+        } else {
+            let b = drive(&second)?;
+            (drive(&first)?, b)
+        };
+        eprintln!("round {} of {}", round + 1, args.rounds);
+        rounds.push((a, b));
+    }
+    judge(&rounds, &args.verdict)
+}
+
+fn compare_results(args: &CompareArgs) -> io::Result<ExitCode> {
+    let read = |path: &PathBuf| SessionResult::read(path).map(|result| result.steps);
+    let pairs = args.base.iter().zip(&args.new);
+    let rounds: Vec<Round> =
+        pairs.map(|(base, new)| Ok((read(base)?, read(new)?))).collect::<io::Result<_>>()?;
+    judge(&rounds, &args.verdict)
+}
+
+fn judge(rounds: &[Round], verdict: &Verdict) -> io::Result<ExitCode> {
+    let metric = Metric::parse(&verdict.metric)
+        .ok_or_else(|| io::Error::other("a metric is p50, p99 or rate"))?;
+    let mut slower = false;
+    let steps = rounds.first().map_or(0, |(first, _)| first.len());
+    for step in 0..steps {
+        let pairs: Vec<(f64, f64)> = rounds
+            .iter()
+            .filter_map(|(a, b)| Some((metric.of(a.get(step)?), metric.of(b.get(step)?))))
+            .collect();
+        let name = &rounds[0].0[step].name;
+        let Some(ratio) = compare::ratio(&pairs) else {
+            return Err(io::Error::other(format!("{name}: at least two pairs are needed")));
+        };
+        let is_slower = ratio.is_slower_by(verdict.slower_than);
+        let word = if is_slower { "SLOWER" } else { "not slower" };
+        println!("{name}: {} {ratio}: {word} by {} %", verdict.metric, verdict.slower_than);
+        slower |= is_slower;
+    }
+    Ok(if slower { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn make_page(args: &PagesArgs) -> io::Result<ExitCode> {
+    let page = pages::page(&pages::read_results(&args.results)?);
+    if !args.check {
+        std::fs::write(&args.page, page)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let in_step = std::fs::read_to_string(&args.page)? == page;
+    eprintln!("{} is {}in step", args.page.display(), if in_step { "" } else { "not " });
+    Ok(if in_step { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn write_files(folder: &Path, name: &str, steps: &[Recorded]) -> io::Result<()> {

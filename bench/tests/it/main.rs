@@ -8,4 +8,5 @@
 
 mod fake;
 mod load;
+mod pages;
 mod session;

@@ -1,0 +1,110 @@
+//! The page of kept results: `docs/benchmarks/README.md` out of `bench/results`.
+//!
+//! *Invariants*: the page is a function of the files alone; a test holds it in step with them.
+//!
+//! *Not here*: measuring.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
+
+use crate::report::summary;
+use crate::result::SessionResult;
+
+const HEAD: &str = "# Benchmarks
+
+This page is generated from the files of `bench/results` by `engram-bench pages`; edit those, not \
+this. Each table says how to reproduce it. Latency is in microseconds. In an open loop it counts \
+from the moment at which a request should have been sent (no coordinated omission), in a closed \
+loop from the moment at which it was. \"not ok\" counts every request that did not end with \
+status 2xx. Figures of several servers stand in one table only where they come from one run on \
+one machine, side by side. See [how it is measured](method.md).
+";
+
+/// Reads all results of a folder, in the order of their names.
+///
+/// # Errors
+/// Those of the system; a file that is no result.
+pub fn read_results(folder: &Path) -> io::Result<Vec<SessionResult>> {
+    let mut files: Vec<_> = std::fs::read_dir(folder)?
+        .map(|entry| entry.map(|e| e.path()))
+        .collect::<Result<_, _>>()?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    files.sort();
+    files.iter().map(|path| SessionResult::read(path)).collect()
+}
+
+/// The page.
+pub fn page(results: &[SessionResult]) -> String {
+    let mut groups: BTreeMap<(String, u64), Vec<&SessionResult>> = BTreeMap::new();
+    for result in results {
+        groups.entry((result.name.clone(), result.memories)).or_default().push(result);
+    }
+    let mut page = HEAD.to_owned();
+    for ((name, memories), group) in groups {
+        let _ = write!(page, "\n## {name}, {memories} memories\n\n{}\n\n", group[0].about);
+        push_table(&group, &mut page);
+        push_notes(&group, &mut page);
+    }
+    page
+}
+
+fn push_table(group: &[&SessionResult], page: &mut String) {
+    page.push_str(
+        "| server | run | answers/s | P50 | P90 | P99 | P99.9 | max | not ok |\n\
+         | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+    );
+    for result in group {
+        for step in &result.steps {
+            let l = &step.latency_us;
+            let _ = writeln!(
+                page,
+                "| {} | {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {} |",
+                result.server,
+                step.name,
+                step.ok_per_s,
+                l.p50,
+                l.p90,
+                l.p99,
+                l.p999,
+                l.max,
+                step.not_ok
+            );
+            for (name, operation) in &step.operations {
+                let l = &operation.latency_us;
+                let _ = writeln!(
+                    page,
+                    "| | – {name} | | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {} |",
+                    l.p50, l.p90, l.p99, l.p999, l.max, operation.not_ok
+                );
+            }
+        }
+    }
+}
+
+fn push_notes(group: &[&SessionResult], page: &mut String) {
+    page.push('\n');
+    for result in group {
+        let machine = &result.machine;
+        let _ = writeln!(
+            page,
+            "- **{}**: {} {}, {} CPUs, kernel {}, commit {}. `{}`",
+            result.server,
+            summary(result),
+            machine.cpu,
+            machine.cpus,
+            machine.kernel,
+            machine.commit,
+            machine.command
+        );
+        for step in &result.steps {
+            for (problem, count) in &step.problems {
+                let _ = writeln!(page, "  - {}: {count} × {problem}", step.name);
+            }
+            if let Some(reason) = &step.client_saturated {
+                let _ = writeln!(page, "  - {}: {reason}", step.name);
+            }
+        }
+    }
+}
