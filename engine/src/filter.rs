@@ -25,23 +25,27 @@ impl Filter {
 }
 
 /// One condition; a key is a path into the metadata, its parts joined by dots.
+///
+/// An array on the way or at the end stands for each of its elements: a condition holds where it
+/// holds for any of them. `created_at` and `expires_at` are the memory's own times and hide
+/// metadata of that name; a string of theirs is read as RFC 3339.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Condition {
-    /// The value at `key` (any element, where it is an array) is one of `values`.
+    /// The value at `key` is one of `values`; numbers are equal where their values are (1 is 1.0).
     Any {
         /// Path into the metadata.
         key: String,
         /// Strings, integers, floats or booleans.
         values: Vec<serde_json::Value>,
     },
-    /// The value at `key` is there and is none of `values`.
+    /// A string, number or boolean is at `key` and is none of `values`.
     Except {
         /// Path into the metadata.
         key: String,
         /// Strings, integers, floats or booleans.
         values: Vec<serde_json::Value>,
     },
-    /// The string at `key` contains all words of `text`.
+    /// The string at `key` contains all words of `text`, compared after folding, without stemming.
     Text {
         /// Path into the metadata.
         key: String,

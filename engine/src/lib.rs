@@ -9,6 +9,7 @@ pub mod attributes;
 pub mod filter;
 pub mod fuse;
 pub mod limits;
+pub mod metadata;
 pub mod model;
 pub mod names;
 pub mod node;

@@ -12,6 +12,8 @@ pub const CONTENT_BYTES_MAX: usize = 1 << 20;
 pub const METADATA_BYTES_MAX: usize = 64 << 10;
 /// Most keys in the metadata of one memory, nested ones included.
 pub const METADATA_KEYS_MAX: usize = 256;
+/// Most distinct metadata keys of one space on one shard.
+pub const METADATA_KEYS_PER_SPACE_MAX: usize = 16_384;
 /// Deepest JSON that is read, in levels.
 pub const JSON_DEPTH_MAX: usize = 32;
 /// Most dimensions of an embedding.
@@ -68,5 +70,6 @@ pub const IDS_PER_REQUEST_MAX: usize = 10_000;
 pub const SHARDS_MAX: usize = 1024;
 
 const _: () = assert!(CONTENT_BYTES_MAX + METADATA_BYTES_MAX < NDJSON_LINE_BYTES_MAX);
+const _: () = assert!(METADATA_KEYS_MAX <= METADATA_KEYS_PER_SPACE_MAX);
 const _: () = assert!(NDJSON_LINE_BYTES_MAX < BODY_BYTES_MAX);
 const _: () = assert!(TOP_K_MAX <= SEEDS_MAX as usize);
