@@ -1,21 +1,16 @@
-//! The BM25 index: postings, lengths and what each node holds.
+//! The BM25 index: a dictionary, postings, and what each node holds.
 //!
 //! *Invariants*: statistics are exact at any time, also after removals; a score depends on the
-//! document and the query alone.
+//! document and the query alone; a term's number is free again once no document holds it.
 //!
-//! *Not here*: the sum of statistics over shards (the coordinator).
+//! *Not here*: the sum of statistics over shards (the coordinator), pruning (`search`).
 
-use hashbrown::HashMap;
+use hashbrown::HashTable;
 
 use super::analysis::{Analyzed, TermKey};
+use super::postings::{Decoder, Posting, Postings, encode_all};
+use super::search::{Contribution, QueryTerm, Scratch, best, intersection, score};
 use crate::node::NodeIx;
-
-/// Saturation of term frequency.
-const K1: f64 = 1.2;
-/// How much length counts.
-const B: f64 = 0.75;
-/// Contributions are integers of this fraction of 1, so that their sum has no order.
-const CONTRIBUTION_ONE: f64 = (1u64 << 24) as f64;
 
 /// Weight of a term that `df` of `documents` documents hold.
 pub fn idf(documents: u64, df: u64) -> f32 {
@@ -38,20 +33,27 @@ pub struct Bm25Query<'a> {
     pub accept: Option<&'a dyn Fn(NodeIx) -> bool>,
 }
 
-/// Working memory of a search, kept between searches.
-#[derive(Default)]
-pub struct Scratch {
-    sums: HashMap<u32, u64>,
-}
-
 /// The index of one space on one shard.
 #[derive(Default)]
 pub struct TextIndex {
-    postings: HashMap<TermKey, Vec<(NodeIx, u32)>>,
+    /// Numbers of terms by the hash of their keys.
+    numbers: HashTable<u32>,
+    /// By number of a term.
+    terms: Vec<Term>,
+    /// Numbers of terms that no document holds.
+    free: Vec<u32>,
+    /// By node: the length of its document plus one, 0 where there is none.
     lengths: Vec<u32>,
-    forward: Vec<Box<[TermKey]>>,
+    /// By node: the terms of its document, encoded as postings of term numbers.
+    held: Vec<Box<[u8]>>,
     documents: u64,
     total_length: u64,
+}
+
+struct Term {
+    key: TermKey,
+    df: u32,
+    postings: Postings,
 }
 
 impl TextIndex {
@@ -63,34 +65,81 @@ impl TextIndex {
     /// Adds a document; the node holds none yet. A document without terms counts as one, too.
     pub fn insert(&mut self, node: NodeIx, analyzed: &Analyzed) {
         let at = node.index();
-        if self.forward.len() <= at {
-            self.forward.resize_with(at + 1, Box::default);
+        if self.lengths.len() <= at {
             self.lengths.resize(at + 1, 0);
+            self.held.resize_with(at + 1, Box::default);
         }
         assert!(self.lengths[at] == 0, "a node is inserted once");
-        for &(term, tf) in &analyzed.terms {
-            self.postings.entry(term).or_default().push((node, tf));
-        }
-        self.forward[at] = analyzed.terms.iter().map(|&(term, _)| term).collect();
         self.lengths[at] = analyzed.length + 1;
+        let mut held: Vec<Posting> = analyzed
+            .terms
+            .iter()
+            .map(|&(key, frequency)| Posting { number: self.number_of(key), frequency })
+            .collect();
+        for posting in &held {
+            let term = &mut self.terms[posting.number as usize];
+            let lengths = &self.lengths;
+            let posting = Posting { number: node.0, frequency: posting.frequency };
+            term.postings.insert(posting, &|number| lengths[number as usize] - 1);
+            term.df += 1;
+        }
+        held.sort_unstable_by_key(|posting| posting.number);
+        self.held[at] = encode_all(0, &held).into_boxed_slice();
         self.documents += 1;
         self.total_length += u64::from(analyzed.length);
+    }
+
+    /// The number of a term, given to it where it has none.
+    fn number_of(&mut self, key: TermKey) -> u32 {
+        let (numbers, terms) = (&mut self.numbers, &mut self.terms);
+        if let Some(&number) = numbers.find(key.0, |&number| terms[number as usize].key == key) {
+            return number;
+        }
+        let term = Term { key, df: 0, postings: Postings::Empty };
+        let number = if let Some(number) = self.free.pop() {
+            terms[number as usize] = term;
+            number
+        } else {
+            terms.push(term);
+            u32::try_from(terms.len() - 1).expect("terms are fewer than postings fit in memory")
+        };
+        numbers.insert_unique(key.0, number, |&number| terms[number as usize].key.0);
+        number
     }
 
     /// Removes the document of a node, if it has one.
     pub fn remove(&mut self, node: NodeIx) {
         let at = node.index();
-        let Some(length) = self.lengths.get_mut(at).filter(|length| **length > 0) else { return };
-        self.total_length -= u64::from(*length - 1);
-        self.documents -= 1;
-        *length = 0;
-        for term in std::mem::take(&mut self.forward[at]) {
-            let list = self.postings.get_mut(&term).expect("the node's terms have postings");
-            list.retain(|&(other, _)| other != node);
-            if list.is_empty() {
-                self.postings.remove(&term);
-            }
+        let length = self.lengths.get(at).copied().unwrap_or_default();
+        if length == 0 {
+            return;
         }
+        let held = std::mem::take(&mut self.held[at]);
+        for posting in Decoder::new(0, &held) {
+            self.remove_posting(posting.number, node);
+        }
+        self.lengths[at] = 0;
+        self.total_length -= u64::from(length - 1);
+        self.documents -= 1;
+    }
+
+    fn remove_posting(&mut self, number: u32, node: NodeIx) {
+        let term = &mut self.terms[number as usize];
+        let lengths = &self.lengths;
+        term.postings.remove(node.0, &|number| lengths[number as usize] - 1);
+        term.df -= 1;
+        if term.df == 0 {
+            let hash = term.key.0;
+            let entry = self.numbers.find_entry(hash, |&other| other == number);
+            entry.expect("a held term is in the dictionary").remove();
+            self.free.push(number);
+        }
+    }
+
+    fn term(&self, key: TermKey) -> Option<(u32, &Term)> {
+        let same = |&number: &u32| self.terms[number as usize].key == key;
+        let number = *self.numbers.find(key.0, same)?;
+        Some((number, &self.terms[number as usize]))
     }
 
     /// Number of documents.
@@ -105,89 +154,114 @@ impl TextIndex {
 
     /// Number of documents that hold `term`.
     pub fn df(&self, term: TermKey) -> u64 {
-        self.postings.get(&term).map_or(0, |list| list.len() as u64)
+        self.term(term).map_or(0, |(_, term)| u64::from(term.df))
     }
 
     /// The `k` best documents: higher scores first, then lower keys.
     pub fn search(&self, query: &Bm25Query<'_>, scratch: &mut Scratch) -> Vec<(NodeIx, f32)> {
-        scratch.sums.clear();
-        for &(term, weight) in query.terms {
-            for &(node, tf) in self.postings.get(&term).map_or(&[][..], Vec::as_slice) {
-                *scratch.sums.entry(node.0).or_default() +=
-                    contribution(weight, tf, self.lengths[node.index()] - 1, query.average_length);
-            }
-        }
-        let mut found: Vec<(NodeIx, f32)> = scratch
-            .sums
+        let known = self.known(query);
+        let terms: Vec<QueryTerm<'_>> = known
             .iter()
-            .map(|(&node, &sum)| (NodeIx(node), score(sum)))
-            .filter(|&(node, _)| query.accept.is_none_or(|accept| accept(node)))
+            .map(|&(number, weight, times)| QueryTerm {
+                postings: &self.terms[number as usize].postings,
+                weight,
+                times,
+            })
             .collect();
-        found.sort_unstable_by(|a, b| {
-            b.1.total_cmp(&a.1).then(query.keys[a.0.index()].cmp(&query.keys[b.0.index()]))
+        best(query, &terms, &self.lengths, scratch)
+    }
+
+    /// The terms of a query that some document holds: (number, weight, times), by number.
+    fn known(&self, query: &Bm25Query<'_>) -> Vec<(u32, f32, u64)> {
+        let number = |&(key, weight): &(TermKey, f32)| Some((self.term(key)?.0, weight, 1));
+        let mut known: Vec<(u32, f32, u64)> = query.terms.iter().filter_map(number).collect();
+        known.sort_unstable_by_key(|&(number, _, _)| number);
+        known.dedup_by(|next, kept| {
+            let same = next.0 == kept.0;
+            kept.2 += u64::from(same);
+            same
         });
-        found.truncate(query.k);
-        found
+        known
     }
 
     /// The scores of given nodes, in their order; 0 for one that holds no term of the query.
     pub fn score_nodes(&self, query: &Bm25Query<'_>, nodes: &[NodeIx]) -> Vec<f32> {
-        let mut sums = vec![0u64; nodes.len()];
-        for &(term, weight) in query.terms {
-            let Some(list) = self.postings.get(&term) else { continue };
-            for (sum, node) in sums.iter_mut().zip(nodes) {
-                if let Some(&(_, tf)) = list.iter().find(|(other, _)| other == node) {
-                    let length = self.lengths[node.index()] - 1;
-                    *sum += contribution(weight, tf, length, query.average_length);
-                }
+        let known = self.known(query);
+        let contribution = Contribution::new(query.average_length);
+        nodes.iter().map(|node| self.score_node(&known, contribution, *node)).collect()
+    }
+
+    fn score_node(&self, known: &[(u32, f32, u64)], each: Contribution, node: NodeIx) -> f32 {
+        let mut sum = 0;
+        self.meet(known, node, |&(_, weight, times), frequency| {
+            sum += times * each.of(weight, frequency, self.lengths[node.index()] - 1);
+        });
+        score(sum)
+    }
+
+    /// Calls `each` with the terms of `known` (by number) that the node holds, and how often.
+    fn meet<T>(
+        &self,
+        known: &[(u32, f32, T)],
+        node: NodeIx,
+        mut each: impl FnMut(&(u32, f32, T), u32),
+    ) {
+        let held = self.held.get(node.index()).map_or(&[][..], |held| held);
+        let mut left = known;
+        for posting in Decoder::new(0, held) {
+            while let [first, rest @ ..] = left
+                && first.0 < posting.number
+            {
+                left = rest;
+            }
+            match left.first() {
+                Some(term) if term.0 == posting.number => each(term, posting.frequency),
+                Some(_) => {}
+                None => return,
             }
         }
-        sums.into_iter().map(score).collect()
     }
 
     /// For each of `nodes` a bit for each of the first 64 of `terms`: the node holds the term.
     pub fn held_terms(&self, terms: &[TermKey], nodes: &[NodeIx]) -> Vec<u64> {
-        let held = |node: &NodeIx| {
-            let document = self.forward.get(node.index()).map_or(&[][..], |terms| terms);
-            let bit = |(at, term)| u64::from(document.contains(term)) << at;
-            terms.iter().take(64).enumerate().map(bit).sum()
+        let bit = |(at, &key): (usize, &TermKey)| Some((self.term(key)?.0, 0.0, 1u64 << at));
+        let mut known: Vec<_> = terms.iter().take(64).enumerate().filter_map(bit).collect();
+        known.sort_unstable_by_key(|&(number, _, _)| number);
+        known.dedup_by(|next, kept| {
+            let same = next.0 == kept.0;
+            kept.2 |= if same { next.2 } else { 0 };
+            same
+        });
+        let held = |&node: &NodeIx| {
+            let mut bits = 0;
+            self.meet(&known, node, |&(_, _, bit), _| bits |= bit);
+            bits
         };
         nodes.iter().map(held).collect()
     }
 
     /// The nodes that hold every one of `terms`, ascending; none for no terms.
     pub fn candidates_with_all(&self, terms: &[TermKey]) -> Vec<NodeIx> {
-        let Some((first, rest)) = terms.split_first() else { return Vec::new() };
-        let mut nodes: Vec<NodeIx> = self
-            .postings
-            .get(first)
-            .map_or(&[][..], Vec::as_slice)
-            .iter()
-            .map(|&(node, _)| node)
-            .filter(|node| rest.iter().all(|term| self.forward[node.index()].contains(term)))
-            .collect();
-        nodes.sort_unstable();
-        nodes
+        let found: Option<Vec<&Term>> =
+            terms.iter().map(|&key| self.term(key).map(|(_, term)| term)).collect();
+        let Some(mut found) = found else { return Vec::new() };
+        found.sort_unstable_by_key(|term| term.df);
+        let lists: Vec<&Postings> = found.iter().map(|term| &term.postings).collect();
+        intersection(&lists).into_iter().map(NodeIx).collect()
     }
 
     /// Bytes by part.
     pub fn memory_bytes(&self) -> [(&'static str, u64); 3] {
-        let postings = self.postings.values().map(|list| list.capacity() as u64 * 8 + 40).sum();
-        let forward = self.forward.iter().map(|terms| terms.len() as u64 * 8 + 16).sum();
+        let postings: usize = self.terms.iter().map(|term| term.postings.heap_bytes()).sum();
+        let dictionary = self.terms.capacity() * size_of::<Term>()
+            + self.free.capacity() * 4
+            + self.numbers.allocation_size();
+        let held: usize = self.held.iter().map(|held| held.len()).sum();
+        let by_node = self.held.capacity() * size_of::<Box<[u8]>>() + self.lengths.capacity() * 4;
         [
-            ("text_postings", postings),
-            ("text_forward", forward),
-            ("text_lengths", self.lengths.capacity() as u64 * 4),
+            ("text_postings", postings as u64),
+            ("text_dictionary", dictionary as u64),
+            ("text_documents", (held + by_node) as u64),
         ]
     }
-}
-
-fn contribution(weight: f32, tf: u32, length: u32, average_length: f64) -> u64 {
-    let norm = K1 * (1.0 - B + B * f64::from(length) / average_length);
-    let tf = f64::from(tf);
-    (f64::from(weight) * (K1 + 1.0) * tf / (tf + norm) * CONTRIBUTION_ONE).round() as u64
-}
-
-fn score(sum: u64) -> f32 {
-    (sum as f64 / CONTRIBUTION_ONE) as f32
 }

@@ -10,9 +10,12 @@
 mod analysis;
 mod hash;
 mod index;
+mod postings;
+mod search;
 mod words;
 
 pub use analysis::{Analyzed, Analyzer, TermKey};
 pub use hash::{hash_bytes, hash_next};
-pub use index::{Bm25Query, Scratch, TextIndex, idf};
+pub use index::{Bm25Query, TextIndex, idf};
+pub use search::Scratch;
 pub use words::{fold, for_each_word, is_stop_word, is_unspaced};
