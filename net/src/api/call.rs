@@ -16,6 +16,7 @@ use http::{HeaderMap, StatusCode};
 use hyper::body::Bytes;
 
 use super::body::{self, Body, Budget, Lease};
+use super::idempotency::Key;
 use super::route::Operation;
 use super::uri::{Query, invalid};
 use super::uuid::Uuids;
@@ -42,6 +43,16 @@ pub struct Core<B> {
     pub wait: Wait,
 }
 
+impl<B: Backend> Core<B> {
+    /// An id for a memory that came without one: that of its key, where the request has one.
+    pub fn make_id(&self, key: Option<Key>, index: u64) -> MemoryId {
+        match key {
+            Some(key) => key.memory_id(index),
+            None => self.uuids.memory_id(self.backend.now()),
+        }
+    }
+}
+
 /// One request.
 pub struct Call<'a, B> {
     /// What its core shares.
@@ -56,6 +67,8 @@ pub struct Call<'a, B> {
     pub body: Option<Body>,
     /// What its body holds of the budget.
     pub lease: Lease,
+    /// Its idempotency key, once an operation that knows them has read it.
+    pub key: Option<Key>,
 }
 
 impl<'a, B: Backend> Call<'a, B> {
@@ -64,14 +77,19 @@ impl<'a, B: Backend> Call<'a, B> {
         Ok(self.core.backend.call(request).await?)
     }
 
+    /// An id for the memory of this index that came without one.
+    pub fn make_id(&self, index: u64) -> MemoryId {
+        self.core.make_id(self.key, index)
+    }
+
     /// Its headers.
     pub fn headers(&self) -> &'a HeaderMap {
         &self.parts.headers
     }
 
-    /// Its query, which may hold these parameters.
-    pub fn query(&self, known: &[&'static str]) -> Checked<Query<'a>> {
-        Query::parse(self.parts.uri.query(), known)
+    /// Its query, which may hold the parameters of its route.
+    pub fn query(&self) -> Checked<Query<'a>> {
+        Query::parse(self.parts.uri.query(), self.operation.route().query)
     }
 
     /// The memory that its path names.

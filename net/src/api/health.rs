@@ -9,9 +9,15 @@ use http::header::ACCEPT;
 use serde::Serialize;
 
 use super::call::{Answered, Call};
+use super::openapi;
 use crate::backend::Backend;
 use crate::exposition::{Exposition, Format};
 use crate::json::view::to_json;
+
+/// The page's own script and style, and requests to this server; nothing else, no frames.
+const CONSOLE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
+    style-src 'unsafe-inline'; connect-src 'self'; img-src data:; frame-ancestors 'none'; \
+    base-uri 'none'; form-action 'none'";
 
 #[derive(Serialize)]
 struct Health {
@@ -70,14 +76,12 @@ pub fn metrics<B: Backend>(call: &Call<'_, B>) -> Answered {
 
 /// The OpenAPI document.
 pub fn openapi() -> Answered {
-    Answered::json(b"{}".to_vec())
+    Answered::text(StatusCode::OK, "application/json", openapi::document())
 }
 
 /// The console page.
 pub fn console() -> Answered {
-    Answered::text(
-        StatusCode::OK,
-        "text/html; charset=utf-8",
-        "<!doctype html><title>Engram</title>",
-    )
+    let page = include_bytes!("console.html").as_slice();
+    Answered::text(StatusCode::OK, "text/html; charset=utf-8", page)
+        .header("content-security-policy", CONSOLE_POLICY)
 }

@@ -6,11 +6,15 @@
 
 pub mod body;
 pub mod call;
+pub mod forget;
 pub mod health;
+pub mod idempotency;
 pub mod ndjson;
+pub mod openapi;
 pub mod operations;
 pub mod route;
 pub mod service;
+pub mod slice;
 pub mod together;
 pub mod uri;
 pub mod uuid;

@@ -11,7 +11,6 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
 
 use engram_engine::limits::NDJSON_LINE_BYTES_MAX;
 use engram_engine::model::{NewMemory, SpaceName};
@@ -21,8 +20,10 @@ use hyper::body::Bytes;
 
 use super::body::{Body, Lease};
 use super::call::{Answered, Call, Core};
+use super::idempotency::Key;
 use super::operations::unexpected;
 use super::route::Operation;
+use super::slice::Slice;
 use super::together::InOrder;
 use crate::backend::Backend;
 use crate::error::{Checked, Fault, Problem};
@@ -40,8 +41,6 @@ const BATCH_BYTES: usize = 1 << 20;
 const OUTBOX_BYTES_MAX: usize = 8 << 20;
 /// What a stream holds of the core's budget: a line, its batches, its verdicts.
 const STREAM_BYTES: usize = 2 << 20;
-/// Parsing goes on no longer than this without letting sockets be served.
-const SLICE: Duration = Duration::from_micros(45);
 
 /// Answers with the verdicts of the lines to come.
 ///
@@ -60,6 +59,7 @@ pub fn store<B: Backend>(
         core: Rc::clone(call.core),
         space,
         wait,
+        key: call.key,
         body,
         line: Vec::new(),
         skipping: false,
@@ -162,6 +162,7 @@ struct Intake<B> {
     core: Rc<Core<B>>,
     space: SpaceName,
     wait: Wait,
+    key: Option<Key>,
     body: Body,
     line: Vec<u8>,
     skipping: bool,
@@ -230,7 +231,7 @@ impl<B: Backend> Intake<B> {
 
     /// Takes the lines of a chunk, in slices; true where a batch is full before the chunk is empty.
     async fn take_lines(&mut self, rest: &mut &[u8]) -> bool {
-        let mut slice = Instant::now();
+        let mut slice = Slice::begin();
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             let (line, after) = rest.split_at(end);
             *rest = &after[1..];
@@ -238,10 +239,7 @@ impl<B: Backend> Intake<B> {
             if self.batch.is_full() {
                 return true;
             }
-            if slice.elapsed() > SLICE {
-                glommio::timer::sleep(Duration::from_micros(1)).await;
-                slice = Instant::now();
-            }
+            slice.rest_if_due().await;
         }
         self.keep(std::mem::take(rest));
         false
@@ -284,8 +282,9 @@ impl<B: Backend> Intake<B> {
     }
 
     fn read_memory(&mut self, line: &[u8]) {
-        let core = &self.core;
-        let make_id = || core.uuids.memory_id(core.backend.now());
+        let (core, key) = (&self.core, self.key);
+        let index = self.lines + self.batch.refusals.len() as u64;
+        let make_id = || core.make_id(key, index);
         self.batch.bytes += line.len();
         match reader::document(line, |reader| memory::read(reader, make_id)) {
             Ok(memory) => {

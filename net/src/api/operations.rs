@@ -17,9 +17,10 @@ use serde::Serialize;
 use super::body::{Media, announced};
 use super::call::{Answered, Call, JSON};
 use super::route::Operation;
+use super::slice::Slice;
 use super::together;
 use super::uri::{encoded_segment, invalid};
-use super::{health, ndjson};
+use super::{forget, health, idempotency, ndjson};
 use crate::backend::Backend;
 use crate::error::{Checked, Fault, Problem};
 use crate::json::reader::{Reader, document};
@@ -53,7 +54,7 @@ pub async fn perform<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
         Operation::DeleteSpace => delete_space(call).await,
         Operation::Stats => stats(call).await,
         Operation::Topology => {
-            call.query(&[])?;
+            call.query()?;
             Ok(Answered::json(view::to_json(&call.core.backend.topology())))
         }
         Operation::Live | Operation::LiveAlias => Ok(health::live()),
@@ -62,8 +63,8 @@ pub async fn perform<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
         Operation::Metrics => Ok(health::metrics(call)),
         Operation::OpenApi => Ok(health::openapi()),
         Operation::Console => Ok(health::console()),
+        Operation::Forget => forget::forget(call).await,
         Operation::Reinforce
-        | Operation::Forget
         | Operation::StartConsolidation
         | Operation::ListConsolidations
         | Operation::GetConsolidation
@@ -80,19 +81,25 @@ pub async fn perform<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
 }
 
 async fn store_memory<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
-    let query = call.query(&["space", "wait"])?;
+    let query = call.query()?;
     let (space, wait) = (call.space(&query)?, call.wait(&query)?);
-    let core = call.core;
-    let make_id = || core.uuids.memory_id(core.backend.now());
-    let memory = call.json(|reader| memory::read(reader, make_id)).await?;
-    let request = Request::Store { space, memories: vec![memory], mode: StoreMode::Create, wait };
-    let (stored, durable) = store_one(call, request).await?;
+    call.key = idempotency::key(call.headers(), &space)?;
+    let first_id = call.make_id(0);
+    let memory = call.json(|reader| memory::read(reader, || first_id)).await?;
+    let memories = vec![memory.clone()];
+    let request = Request::Store { space: space.clone(), memories, mode: StoreMode::Create, wait };
+    let (stored, durable) = match store_one(call, request).await {
+        Err(problem) if call.key.is_some() && problem.reason == Code::AlreadyExists.into() => {
+            (idempotency::first(call, space, &memory, problem).await?, true)
+        }
+        result => result?,
+    };
     Ok(Answered::with_status(StatusCode::CREATED, view::stored(&stored, durable))
         .header("location", location(&stored)))
 }
 
 async fn put_memory<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
-    let query = call.query(&["space", "wait"])?;
+    let query = call.query()?;
     let (space, wait, id) = (call.space(&query)?, call.wait(&query)?, call.memory_id()?);
     let memory = call.json(|reader| memory::read(reader, || id.clone())).await?;
     if memory.id != id {
@@ -121,21 +128,20 @@ fn location(stored: &Stored) -> String {
 }
 
 async fn store_batch<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
-    let query = call.query(&["space", "wait"])?;
+    let query = call.query()?;
     let (space, wait) = (call.space(&query)?, call.wait(&query)?);
+    call.key = idempotency::key(call.headers(), &space)?;
     if announced(call.headers(), JSON, true)? == Media::Lines {
         return ndjson::store(call, space, wait);
     }
     let bytes = call.bytes(limits::BODY_BYTES_MAX).await?;
-    let core = call.core;
-    let make_id = || core.uuids.memory_id(core.backend.now());
-    let memories = document(&bytes, |reader| read_memories(reader, make_id))?;
+    let memories = read_memories(call, &bytes).await?;
     let request = Request::Store { space, memories, mode: StoreMode::Upsert, wait };
     match call.ask(request).await? {
         Answer::Stored { verdicts, durable } => {
             for verdict in &verdicts {
                 let refused = verdict.as_ref().err().map(|no| no.code.into());
-                core.metrics.outcome(call.operation, refused, 1);
+                call.core.metrics.outcome(call.operation, refused, 1);
             }
             Ok(Answered::json(view::verdicts(&verdicts, durable)).counted())
         }
@@ -143,20 +149,25 @@ async fn store_batch<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
     }
 }
 
-fn read_memories(
-    reader: &mut Reader<'_>,
-    make_id: impl Fn() -> engram_engine::model::MemoryId,
-) -> Checked<Vec<NewMemory>> {
+/// Reads an array of memories, in slices, since it may be long.
+async fn read_memories<B: Backend>(call: &Call<'_, B>, bytes: &[u8]) -> Checked<Vec<NewMemory>> {
+    let mut slice = Slice::begin();
     let mut memories = Vec::new();
-    reader.elements(limits::MEMORIES_PER_BATCH_MAX, |reader, _| {
-        memories.push(memory::read(reader, &make_id)?);
-        Ok(())
-    })?;
+    let mut reader = Reader::over(bytes)?;
+    reader.open_array()?;
+    while reader.next_element(memories.len(), limits::MEMORIES_PER_BATCH_MAX)? {
+        let index = memories.len();
+        let make_id = || call.make_id(index as u64);
+        let memory = memory::read(&mut reader, make_id);
+        memories.push(memory.map_err(|problem| problem.under_index(index))?);
+        slice.rest_if_due().await;
+    }
+    reader.end()?;
     Ok(memories)
 }
 
 async fn get_memory<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
-    let query = call.query(&["space", "with"])?;
+    let query = call.query()?;
     let (space, with, id) = (call.space(&query)?, call.with(&query)?, call.memory_id()?);
     match call.ask(Request::Read { space, id, with }).await? {
         Answer::Memory(memory) => Ok(Answered::json(view::to_json(&view::memory(&memory, with)))),
@@ -165,7 +176,7 @@ async fn get_memory<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
 }
 
 async fn patch_memory<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
-    let query = call.query(&["space", "wait"])?;
+    let query = call.query()?;
     let (space, wait, id) = (call.space(&query)?, call.wait(&query)?, call.memory_id()?);
     let patch = Box::new(call.json(memory::read_patch).await?);
     match call.ask(Request::Patch { space, id, patch, wait }).await? {
@@ -177,7 +188,7 @@ async fn patch_memory<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
 }
 
 async fn delete_memory<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
-    let query = call.query(&["space", "wait"])?;
+    let query = call.query()?;
     let (space, wait, id) = (call.space(&query)?, call.wait(&query)?, call.memory_id()?);
     match call.ask(Request::Delete { space, id, wait }).await? {
         Answer::Deleted { durable } => Ok(deleted(durable)),
@@ -190,7 +201,7 @@ fn deleted(durable: bool) -> Answered {
 }
 
 async fn list_memories<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
-    let query = call.query(&["space", "limit", "cursor", "filter", "with"])?;
+    let query = call.query()?;
     let (space, with) = (call.space(&query)?, call.with(&query)?);
     let limit = match query.get("limit").map(str::parse) {
         None => 100,
@@ -211,7 +222,7 @@ async fn list_memories<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> 
 }
 
 async fn count<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
-    let query = call.query(&["space"])?;
+    let query = call.query()?;
     let space = call.space(&query)?;
     let filter = call.json(recall::read_count).await?;
     match call.ask(Request::Count { space, filter }).await? {
@@ -221,7 +232,7 @@ async fn count<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
 }
 
 async fn put_links<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
-    let query = call.query(&["space", "wait"])?;
+    let query = call.query()?;
     let (space, wait) = (call.space(&query)?, call.wait(&query)?);
     let links = call.json(link::read).await?;
     match call.ask(Request::Link { space, links, wait }).await? {
@@ -239,7 +250,7 @@ fn linked(verdicts: Vec<Result<(), Rejection>>, durable: bool) -> Checked<Answer
 }
 
 async fn delete_links<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
-    let query = call.query(&["space", "wait"])?;
+    let query = call.query()?;
     let (space, wait) = (call.space(&query)?, call.wait(&query)?);
     let links = call.json(link::read_names).await?;
     match call.ask(Request::Unlink { space, links, wait }).await? {
@@ -253,7 +264,7 @@ async fn get_links<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
     struct Links<L: Serialize> {
         links: Vec<L>,
     }
-    let query = call.query(&["space", "direction", "kind"])?;
+    let query = call.query()?;
     let (space, id) = (call.space(&query)?, call.memory_id()?);
     let direction = match query.get("direction") {
         None | Some("out") => Direction::Out,
@@ -272,7 +283,7 @@ async fn get_links<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
 }
 
 async fn recall<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
-    let query = call.query(&["space"])?;
+    let query = call.query()?;
     let space = call.space(&query)?;
     let recall = call.json(recall::read).await?;
     let (with, explain) = (recall.with, recall.explain);
@@ -288,7 +299,7 @@ async fn recall<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
 }
 
 async fn recall_batch<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
-    let query = call.query(&["space"])?;
+    let query = call.query()?;
     let space = call.space(&query)?;
     let recalls = call.json(recall::read_batch).await?;
     let shown: Vec<(With, bool)> = recalls.iter().map(|one| (one.with, one.explain)).collect();
@@ -329,7 +340,7 @@ async fn list_spaces<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
     struct Spaces<S: Serialize> {
         spaces: Vec<S>,
     }
-    call.query(&[])?;
+    call.query()?;
     match call.ask(Request::ListSpaces).await? {
         Answer::Spaces(spaces) => {
             let spaces = spaces.iter().map(view::space).collect();
@@ -340,13 +351,13 @@ async fn list_spaces<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
 }
 
 async fn get_space<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
-    call.query(&[])?;
+    call.query()?;
     let space = call.space_in_path()?;
     one_space(call.ask(Request::ReadSpace { space }).await?)
 }
 
 async fn put_space<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
-    call.query(&[])?;
+    call.query()?;
     let space = call.space_in_path()?;
     let config = call.json(space::read).await?;
     one_space(call.ask(Request::PutSpace { space, config }).await?)
@@ -363,7 +374,7 @@ fn one_space(answer: Answer) -> Checked<Answered> {
 }
 
 async fn delete_space<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
-    call.query(&[])?;
+    call.query()?;
     let space = call.space_in_path()?;
     match call.ask(Request::DropSpace { space }).await? {
         Answer::Deleted { durable } => Ok(deleted(durable)),
@@ -372,7 +383,7 @@ async fn delete_space<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
 }
 
 async fn stats<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
-    call.query(&[])?;
+    call.query()?;
     match call.ask(Request::Stats).await? {
         Answer::Stats(stats) => Ok(Answered::json(view::stats(&stats))),
         other => unexpected(&other),

@@ -12,9 +12,9 @@ use http::Method;
 use super::uri::decoded;
 use crate::error::{Checked, Fault, Problem};
 
-/// Declares operations: variant, name in metrics and OpenAPI, method, path.
+/// Declares operations: variant, name in metrics and OpenAPI, method, path, query parameters.
 macro_rules! operations {
-    ($($operation:ident $name:literal $method:ident $path:literal)*) => {
+    ($($operation:ident $name:literal $method:ident $path:literal [$($parameter:literal)*])*) => {
         /// Everything that a client may ask for.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Operation { $(#[doc = $path] $operation,)* }
@@ -25,50 +25,51 @@ macro_rules! operations {
             name: $name,
             method: Method::$method,
             path: $path,
+            query: &[$($parameter,)*],
         },)*];
     };
 }
 
 operations! {
-    StoreMemory "store_memory" POST "/api/v1/memories"
-    ListMemories "list_memories" GET "/api/v1/memories"
-    StoreBatch "store_batch" POST "/api/v1/memories/batch"
-    PutMemory "put_memory" PUT "/api/v1/memories/{id}"
-    GetMemory "get_memory" GET "/api/v1/memories/{id}"
-    PatchMemory "patch_memory" PATCH "/api/v1/memories/{id}"
-    DeleteMemory "delete_memory" DELETE "/api/v1/memories/{id}"
-    GetLinks "get_links" GET "/api/v1/memories/{id}/links"
-    Count "count" POST "/api/v1/count"
-    PutLinks "put_links" POST "/api/v1/links"
-    DeleteLinks "delete_links" DELETE "/api/v1/links"
-    Recall "recall" POST "/api/v1/recall"
-    RecallBatch "recall_batch" POST "/api/v1/recall/batch"
-    Reinforce "reinforce" POST "/api/v1/reinforce"
-    Forget "forget" POST "/api/v1/forget"
-    StartConsolidation "start_consolidation" POST "/api/v1/consolidations"
-    ListConsolidations "list_consolidations" GET "/api/v1/consolidations"
-    GetConsolidation "get_consolidation" GET "/api/v1/consolidations/{run}"
-    UndoConsolidation "undo_consolidation" POST "/api/v1/consolidations/{run}/undo"
-    ListSpaces "list_spaces" GET "/api/v1/spaces"
-    GetSpace "get_space" GET "/api/v1/spaces/{space}"
-    PutSpace "put_space" PUT "/api/v1/spaces/{space}"
-    DeleteSpace "delete_space" DELETE "/api/v1/spaces/{space}"
-    StartSnapshot "start_snapshot" POST "/api/v1/snapshots"
-    ListSnapshots "list_snapshots" GET "/api/v1/snapshots"
-    GetSnapshot "get_snapshot" GET "/api/v1/snapshots/{name}"
-    PutSnapshot "put_snapshot" POST "/api/v1/snapshots/{name}"
-    DeleteSnapshot "delete_snapshot" DELETE "/api/v1/snapshots/{name}"
-    Stats "stats" GET "/api/v1/stats"
-    Topology "topology" GET "/api/v1/topology"
-    Live "live" GET "/health/live"
-    Ready "ready" GET "/health/ready"
-    Startup "startup" GET "/health/startup"
-    LiveAlias "live" GET "/livez"
-    ReadyAlias "ready" GET "/readyz"
-    StartupAlias "startup" GET "/startupz"
-    Metrics "metrics" GET "/metrics"
-    OpenApi "openapi" GET "/openapi.json"
-    Console "console" GET "/"
+    StoreMemory "store_memory" POST "/api/v1/memories" ["space" "wait"]
+    ListMemories "list_memories" GET "/api/v1/memories" ["space" "limit" "cursor" "filter" "with"]
+    StoreBatch "store_batch" POST "/api/v1/memories/batch" ["space" "wait"]
+    PutMemory "put_memory" PUT "/api/v1/memories/{id}" ["space" "wait"]
+    GetMemory "get_memory" GET "/api/v1/memories/{id}" ["space" "with"]
+    PatchMemory "patch_memory" PATCH "/api/v1/memories/{id}" ["space" "wait"]
+    DeleteMemory "delete_memory" DELETE "/api/v1/memories/{id}" ["space" "wait"]
+    GetLinks "get_links" GET "/api/v1/memories/{id}/links" ["space" "direction" "kind"]
+    Count "count" POST "/api/v1/count" ["space"]
+    PutLinks "put_links" POST "/api/v1/links" ["space" "wait"]
+    DeleteLinks "delete_links" DELETE "/api/v1/links" ["space" "wait"]
+    Recall "recall" POST "/api/v1/recall" ["space"]
+    RecallBatch "recall_batch" POST "/api/v1/recall/batch" ["space"]
+    Reinforce "reinforce" POST "/api/v1/reinforce" ["space"]
+    Forget "forget" POST "/api/v1/forget" ["space" "wait"]
+    StartConsolidation "start_consolidation" POST "/api/v1/consolidations" ["space"]
+    ListConsolidations "list_consolidations" GET "/api/v1/consolidations" ["space"]
+    GetConsolidation "get_consolidation" GET "/api/v1/consolidations/{run}" ["space"]
+    UndoConsolidation "undo_consolidation" POST "/api/v1/consolidations/{run}/undo" ["space"]
+    ListSpaces "list_spaces" GET "/api/v1/spaces" []
+    GetSpace "get_space" GET "/api/v1/spaces/{space}" []
+    PutSpace "put_space" PUT "/api/v1/spaces/{space}" []
+    DeleteSpace "delete_space" DELETE "/api/v1/spaces/{space}" []
+    StartSnapshot "start_snapshot" POST "/api/v1/snapshots" []
+    ListSnapshots "list_snapshots" GET "/api/v1/snapshots" []
+    GetSnapshot "get_snapshot" GET "/api/v1/snapshots/{name}" []
+    PutSnapshot "put_snapshot" POST "/api/v1/snapshots/{name}" []
+    DeleteSnapshot "delete_snapshot" DELETE "/api/v1/snapshots/{name}" []
+    Stats "stats" GET "/api/v1/stats" []
+    Topology "topology" GET "/api/v1/topology" []
+    Live "live" GET "/health/live" []
+    Ready "ready" GET "/health/ready" []
+    Startup "startup" GET "/health/startup" []
+    LiveAlias "live" GET "/livez" []
+    ReadyAlias "ready" GET "/readyz" []
+    StartupAlias "startup" GET "/startupz" []
+    Metrics "metrics" GET "/metrics" []
+    OpenApi "openapi" GET "/openapi.json" []
+    Console "console" GET "/" []
 }
 
 /// One row of the table.
@@ -82,6 +83,8 @@ pub struct Route {
     pub method: Method,
     /// Its path, with at most one parameter in braces.
     pub path: &'static str,
+    /// The parameters that its query may hold.
+    pub query: &'static [&'static str],
 }
 
 impl Operation {

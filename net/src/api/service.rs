@@ -84,6 +84,7 @@ async fn answer_to<B: Backend>(
         parts,
         body: body.take(),
         lease: core.budget.lease(),
+        key: None,
     };
     let result = perform(&mut call).await;
     *body = call.body.take();

@@ -6,6 +6,7 @@
 
 pub mod embedding;
 pub mod filter;
+pub mod forget;
 pub mod link;
 pub mod memory;
 pub mod reader;

@@ -59,20 +59,37 @@ pub fn document<'a, T>(
     bytes: &'a [u8],
     read: impl FnOnce(&mut Reader<'a>) -> Checked<T>,
 ) -> Checked<T> {
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        let detail = format!("the body is not UTF-8 at byte {}", error.valid_up_to());
-        Problem::new(Fault::InvalidUtf8, detail)
-    })?;
-    let mut reader = Reader { text, at: 0, depth: 0 };
+    let mut reader = Reader::over(bytes)?;
     let value = read(&mut reader)?;
-    reader.space();
-    if reader.at < text.len() {
-        return Err(reader.malformed("something follows the value"));
-    }
+    reader.end()?;
     Ok(value)
 }
 
 impl<'a> Reader<'a> {
+    /// Begins to read.
+    ///
+    /// # Errors
+    /// Where the bytes are not UTF-8.
+    pub fn over(bytes: &'a [u8]) -> Checked<Self> {
+        let text = std::str::from_utf8(bytes).map_err(|error| {
+            let detail = format!("the body is not UTF-8 at byte {}", error.valid_up_to());
+            Problem::new(Fault::InvalidUtf8, detail)
+        })?;
+        Ok(Self { text, at: 0, depth: 0 })
+    }
+
+    /// Refuses whatever follows what was read.
+    ///
+    /// # Errors
+    /// Where something does.
+    pub fn end(&mut self) -> Checked<()> {
+        self.space();
+        if self.at < self.text.len() {
+            return Err(self.malformed("something follows the value"));
+        }
+        Ok(())
+    }
+
     /// What comes next; moves past white space only.
     pub fn kind(&mut self) -> Checked<Kind> {
         self.space();
@@ -141,22 +158,34 @@ impl<'a> Reader<'a> {
         most: usize,
         mut element: impl FnMut(&mut Self, usize) -> Checked<()>,
     ) -> Checked<()> {
-        self.expect(Kind::Array)?;
-        self.enter()?;
-        if self.closes(b']') {
-            return Ok(());
-        }
-        for index in 0.. {
-            if index == most {
-                let detail = format!("at most {most} elements are allowed here");
-                return Err(Problem::new(Code::LimitExceeded, detail));
-            }
+        self.open_array()?;
+        let mut index = 0;
+        while self.next_element(index, most)? {
             element(self, index).map_err(|problem| problem.under_index(index))?;
-            if self.ends(b']', "a comma or a closing bracket was expected")? {
-                break;
-            }
+            index += 1;
         }
         Ok(())
+    }
+
+    /// Moves into an array, for callers that read it step by step.
+    pub fn open_array(&mut self) -> Checked<()> {
+        self.expect(Kind::Array)?;
+        self.enter()
+    }
+
+    /// Moves to the element of that index, which is then to be read; false at the end of the array.
+    pub fn next_element(&mut self, index: usize, most: usize) -> Checked<bool> {
+        if self.closes(b']') {
+            return Ok(false);
+        }
+        if index == most {
+            let detail = format!("at most {most} elements are allowed here");
+            return Err(Problem::new(Code::LimitExceeded, detail));
+        }
+        if index > 0 {
+            self.eat(b',', "a comma or a closing bracket was expected")?;
+        }
+        Ok(true)
     }
 
     /// Reads a string.

@@ -31,8 +31,15 @@ pub fn to_json(view: &impl Serialize) -> Vec<u8> {
 
 /// One memory as it is read back.
 pub fn memory(memory: &Memory, with: With) -> impl Serialize + '_ {
+    memory_json(memory, with)
+}
+
+fn memory_json(memory: &Memory, with: With) -> MemoryJson<'_, impl Serialize + '_> {
     MemoryJson {
         id: memory.id.as_str(),
+        score: None,
+        score_breakdown: None,
+        hops: None,
         content: with.content.then_some(memory.content.as_deref()),
         embedding: with.embedding.then_some(memory.embedding.as_deref()),
         metadata: with.metadata.then_some(&memory.metadata),
@@ -42,6 +49,7 @@ pub fn memory(memory: &Memory, with: With) -> impl Serialize + '_ {
         updated_at: memory.updated_at,
         expires_at: memory.expires_at,
         tier: tier_name(memory.tier),
+        path: None,
     }
 }
 
@@ -237,36 +245,26 @@ pub fn recalled<'a>(
 }
 
 fn recalled_memory(one: &RecalledMemory, with: With, explain: bool) -> impl Serialize + '_ {
-    #[derive(Serialize)]
-    struct View<'a, M: Serialize> {
-        score: f64,
-        score_breakdown: Breakdown,
-        hops: u8,
-        #[serde(flatten)]
-        memory: M,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        path: Option<Vec<StepJson<'a>>>,
-    }
-    #[derive(Serialize)]
-    struct Breakdown {
-        semantic: f64,
-        lexical: f64,
-        activation: f64,
-        recency: f64,
-    }
-    let parts = one.breakdown;
-    View {
-        score: one.score,
-        score_breakdown: Breakdown {
-            semantic: parts.semantic,
-            lexical: parts.lexical,
-            activation: parts.activation,
-            recency: parts.recency,
-        },
-        hops: one.hops,
-        memory: memory(&one.memory, with),
+    MemoryJson {
+        score: Some(one.score),
+        score_breakdown: Some(BreakdownJson {
+            semantic: one.breakdown.semantic,
+            lexical: one.breakdown.lexical,
+            activation: one.breakdown.activation,
+            recency: one.breakdown.recency,
+        }),
+        hops: Some(one.hops),
         path: explain.then(|| one.path.iter().map(step).collect()),
+        ..memory_json(&one.memory, with)
     }
+}
+
+#[derive(Serialize)]
+struct BreakdownJson {
+    semantic: f64,
+    lexical: f64,
+    activation: f64,
+    recency: f64,
 }
 
 #[derive(Serialize)]
@@ -361,6 +359,12 @@ pub fn stats(stats: &Stats) -> Vec<u8> {
 struct MemoryJson<'a, L: Serialize> {
     id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    score: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    score_breakdown: Option<BreakdownJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hops: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<Option<&'a str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     embedding: Option<Option<&'a [f32]>>,
@@ -376,4 +380,6 @@ struct MemoryJson<'a, L: Serialize> {
     #[serde(serialize_with = "time::serialize_option")]
     expires_at: Option<Timestamp>,
     tier: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<Vec<StepJson<'a>>>,
 }

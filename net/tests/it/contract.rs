@@ -277,3 +277,150 @@ fn health_says_why_writes_are_refused() {
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("2")));
     assert_eq!(refused.code(), "poisoned");
 }
+
+#[test]
+fn forgetting_counts_first_and_then_forgets() {
+    let server = Server::start();
+    let mut client = server.client();
+    for id in ["a", "b", "c"] {
+        let body = json!({"id": id, "content": "x"}).to_string();
+        client.request("POST", "/api/v1/memories", body);
+    }
+    let mut forget = |body: &str| client.request("POST", "/api/v1/forget", body);
+    let answer = forget(r#"{"filter":{"must":[{"has_id":["a"]}]},"dry_run":true}"#).json();
+    assert_eq!(answer["dry_run"], true);
+    let answer = forget(r#"{"ids":["a","b","nobody"]}"#).json();
+    assert_eq!(answer, json!({"forgotten": 2, "dry_run": false}));
+    let answer = forget(r#"{"filter":{"must":[{"is_empty":{"key":"k"}}]}}"#).json();
+    assert_eq!(answer["forgotten"], 1);
+    assert_eq!(forget(r#"{"filter":{}}"#).code(), "invalid_value");
+    assert_eq!(forget("{}").code(), "missing_field");
+}
+
+#[test]
+fn a_repeat_with_the_same_key_gets_the_first_answer() {
+    let server = Server::start();
+    let mut client = server.client();
+    let mut store = |key: &str, body: &str| {
+        client.send(format!(
+            "POST /api/v1/memories HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n\
+             Idempotency-Key: {key}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        client.read_answer()
+    };
+    let first = store("k1", r#"{"content":"x"}"#);
+    let again = store("k1", r#"{"content":"x"}"#);
+    assert_eq!((first.status, again.status), (201, 201));
+    assert_eq!(first.json(), again.json());
+    assert_eq!(server.knobs.stored(), 1);
+    assert_eq!(store("k1", r#"{"content":"y"}"#).code(), "idempotency_key_reused");
+    assert_ne!(store("k2", r#"{"content":"x"}"#).json()["id"], first.json()["id"]);
+    assert_eq!(store("k3", r#"{"id":"own","content":"x"}"#).status, 201);
+    assert_eq!(store("k3", r#"{"id":"own","content":"x"}"#).status, 201);
+    assert_eq!(store("k4", r#"{"id":"own","content":"z"}"#).code(), "already_exists");
+}
+
+#[test]
+fn a_batch_that_is_repeated_stores_nothing_twice() {
+    let server = Server::start();
+    let mut client = server.client();
+    let mut count_after = |media: &str, body: &str| {
+        client.send(format!(
+            "POST /api/v1/memories/batch HTTP/1.1\r\nHost: t\r\nContent-Type: {media}\r\n\
+             Idempotency-Key: k\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        assert_eq!(client.read_answer().status, 200);
+        client.request("POST", "/api/v1/count", "{}").json()["count"].as_u64().unwrap()
+    };
+    for _ in 0..2 {
+        let count = count_after("application/json", r#"[{"content":"x"},{"content":"y"}]"#);
+        assert_eq!(count, 2);
+    }
+    for _ in 0..2 {
+        let lines = "{\"content\":\"x\"}\n{\"content\":\"y\"}\n{\"content\":\"z\"}\n";
+        assert_eq!(count_after("application/x-ndjson", lines), 3);
+    }
+}
+
+#[test]
+fn every_example_of_the_openapi_document_is_accepted() {
+    let server = Server::start();
+    let mut client = server.client();
+    let document = client.get("/openapi.json").json();
+    let mut sent = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let example = "/requestBody/content/application~1json/examples/example/value";
+            let Some(example) = operation.pointer(example) else { continue };
+            let path = path.replace("{id}", "sheep").replace("{space}", "notes");
+            if method == "patch" {
+                let put = client.request("PUT", &path, r#"{"content":"x"}"#);
+                assert!(put.status < 300, "{}", put.text());
+            }
+            let answer = client.request(&method.to_ascii_uppercase(), &path, example.to_string());
+            assert!(answer.status < 300, "{method} {path}: {}", answer.text());
+            let statuses = operation["responses"].as_object().unwrap();
+            assert!(statuses.contains_key(&answer.status.to_string()), "{method} {path}");
+            sent += 1;
+        }
+    }
+    assert!(sent >= 10, "{sent} examples");
+}
+
+#[test]
+fn metrics_pass_promtools_lint() {
+    let server = Server::start();
+    let mut client = server.client();
+    client.request("POST", "/api/v1/memories", r#"{"content":"x"}"#);
+    client.request("POST", "/api/v1/memories", r#"{"contents":"x"}"#);
+    client.get("/nothing");
+    let metrics = client.get("/metrics").text();
+    for wanted in [
+        "engram_http_requests_total{route=\"/api/v1/memories\",method=\"POST\",status=\"2xx\"} 1",
+        "engram_http_requests_total{route=\"/api/v1/memories\",method=\"POST\",status=\"4xx\"} 1",
+        "engram_http_requests_total{route=\"none\",method=\"any\",status=\"4xx\"} 1",
+        "engram_operations_total{operation=\"store_memory\",outcome=\"ok\"} 1",
+        "engram_operations_total{operation=\"store_memory\",outcome=\"unknown_field\"} 1",
+        "engram_http_connections 1",
+        "engram_fake 1",
+    ] {
+        assert!(metrics.lines().any(|line| line == wanted), "{wanted} in\n{metrics}");
+    }
+    client.send("GET /metrics HTTP/1.1\r\nHost: t\r\nAccept: application/openmetrics-text\r\n\r\n");
+    let open = client.read_answer();
+    assert!(open.header("content-type").unwrap().starts_with("application/openmetrics-text"));
+    assert!(open.text().ends_with("# EOF\n"));
+    assert!(open.text().contains("# TYPE engram_http_requests counter\n"));
+    lint(&metrics);
+}
+
+fn lint(metrics: &str) {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    let promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut promtool) = promtool else {
+        eprintln!("promtool (Debian's package prometheus) is absent: its lint was not run");
+        return;
+    };
+    promtool.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned()
+        + &String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.trim().is_empty(), "{said}");
+}
+
+#[test]
+fn the_console_page_loads_nothing_from_elsewhere() {
+    let server = Server::start();
+    let page = server.client().get("/");
+    assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
+    assert!(page.header("content-security-policy").unwrap().starts_with("default-src 'none'"));
+    assert!(!page.text().contains("http://") && !page.text().contains("https://"));
+}

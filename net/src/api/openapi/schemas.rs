@@ -1,0 +1,513 @@
+//! Schemas of everything that is sent and answered, over the field tables of `json`.
+//!
+//! *Invariants*: an object that is read has exactly the fields of its table.
+//!
+//! *Not here*: paths and parameters (the parent).
+
+use engram_engine::limits;
+use engram_engine::request::Recall;
+use serde_json::{Map, Value, json};
+
+use super::reference;
+use crate::error::Reason;
+use crate::json::{filter, forget, link, memory, recall, space};
+
+/// Every schema by its name.
+pub fn all() -> Map<String, Value> {
+    let mut schemas = values();
+    schemas.extend(requests());
+    schemas.extend(answers());
+    schemas
+}
+
+fn named(list: Vec<(&str, Value)>) -> Map<String, Value> {
+    list.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect()
+}
+
+/// A closed object of the fields of a table.
+fn closed(fields: &[&str], required: &[&str], schema_of: impl Fn(&str) -> Value) -> Value {
+    let properties: Map<String, Value> =
+        fields.iter().map(|field| ((*field).to_owned(), schema_of(field))).collect();
+    let mut object =
+        json!({"type": "object", "additionalProperties": false, "properties": properties});
+    if !required.is_empty() {
+        object["required"] = json!(required);
+    }
+    object
+}
+
+fn nullable(schema: Value) -> Value {
+    json!({"anyOf": [schema, {"type": "null"}]})
+}
+
+fn array(items: Value, most: usize) -> Value {
+    json!({"type": "array", "items": items, "maxItems": most})
+}
+
+fn fraction() -> Value {
+    json!({"type": "number", "minimum": 0, "maximum": 1})
+}
+
+fn weight() -> Value {
+    json!({"type": "number", "exclusiveMinimum": 0, "maximum": 1})
+}
+
+fn text(most: usize) -> Value {
+    json!({"type": "string", "maxLength": most})
+}
+
+fn whole(low: u64, high: u64, default: u64) -> Value {
+    nullable(json!({"type": "integer", "minimum": low, "maximum": high, "default": default}))
+}
+
+fn flag(default: bool) -> Value {
+    nullable(json!({"type": "boolean", "default": default}))
+}
+
+fn time() -> Value {
+    json!({"type": "string", "format": "date-time"})
+}
+
+fn one_of(names: &[&str]) -> Value {
+    json!({"enum": names})
+}
+
+fn values() -> Map<String, Value> {
+    named(vec![
+        (
+            "MemoryId",
+            json!({
+                "type": "string", "minLength": 1, "maxLength": limits::ID_BYTES_MAX,
+                "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]+$",
+                "description": "At most 256 bytes of UTF-8, no control characters.",
+            }),
+        ),
+        ("SpaceName", json!({"type": "string", "pattern": "^[a-z0-9_-]{1,64}$"})),
+        (
+            "LinkKind",
+            json!({
+                "type": "string", "minLength": 1, "maxLength": limits::LINK_KIND_BYTES_MAX,
+                "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]+$", "default": "related",
+            }),
+        ),
+        (
+            "Embedding",
+            json!({"oneOf": [
+                {"type": "array", "items": {"type": "number"}, "minItems": 1,
+                 "maxItems": limits::DIMENSIONS_MAX},
+                {"type": "string", "contentEncoding": "base64",
+                 "description": "Little-endian 32-bit floats."},
+            ]}),
+        ),
+        (
+            "Metadata",
+            json!({
+                "type": "object", "maxProperties": limits::METADATA_KEYS_MAX,
+                "description": "At most 64 KiB of JSON and 256 keys, nested ones included.",
+            }),
+        ),
+        ("Tier", one_of(&["fast", "warm", "cold"])),
+        ("AnyObject", json!({"type": "object"})),
+    ])
+}
+
+fn requests() -> Map<String, Value> {
+    let many = |schema: &str| {
+        json!({"oneOf": [
+            reference(schema),
+            array(reference(schema), limits::LINKS_PER_REQUEST_MAX),
+        ]})
+    };
+    let leaving = closed(link::LEAVING_FIELDS, &["to"], link_field);
+    let batch = limits::RECALLS_PER_BATCH_MAX;
+    let recalls = json!({
+        "type": "array", "items": reference("Recall"), "minItems": 1, "maxItems": batch,
+    });
+    let mut new_memory = closed(memory::FIELDS, &[], memory_field);
+    new_memory["anyOf"] = json!([{"required": ["content"]}, {"required": ["embedding"]}]);
+    named(vec![
+        ("NewMemory", new_memory),
+        ("NewMemories", array(reference("NewMemory"), limits::MEMORIES_PER_BATCH_MAX)),
+        ("Patch", closed(memory::PATCH_FIELDS, &[], memory_field)),
+        ("LeavingLink", leaving),
+        ("NewLink", closed(link::FIELDS, &["from", "to"], link_field)),
+        ("NewLinks", many("NewLink")),
+        ("LinkName", closed(link::NAME_FIELDS, &["from", "to"], link_field)),
+        ("LinkNames", many("LinkName")),
+        ("Filter", closed(filter::FIELDS, &[], filter_field)),
+        ("Condition", condition()),
+        ("Count", closed(&["filter"], &[], |_| nullable(reference("Filter")))),
+        ("Cue", cue()),
+        ("Recall", closed(recall::FIELDS, &["cues"], recall_field)),
+        ("Recalls", recalls),
+        ("Forget", forget_schema()),
+        ("SpaceConfig", closed(space::FIELDS, &[], space_field)),
+    ])
+}
+
+fn memory_field(field: &str) -> Value {
+    match field {
+        "id" => nullable(reference("MemoryId")),
+        "content" => nullable(text(limits::CONTENT_BYTES_MAX)),
+        "embedding" => nullable(reference("Embedding")),
+        "metadata" => nullable(reference("Metadata")),
+        "confidence" => nullable(fraction()),
+        "links" => nullable(array(reference("LeavingLink"), limits::LINKS_PER_REQUEST_MAX)),
+        "created_at" | "expires_at" => nullable(time()),
+        other => unreachable!("{other} is a field of a memory without a schema"),
+    }
+}
+
+fn link_field(field: &str) -> Value {
+    match field {
+        "from" | "to" => reference("MemoryId"),
+        "weight" => nullable(weight()),
+        "kind" => nullable(reference("LinkKind")),
+        other => unreachable!("{other} is a field of a link without a schema"),
+    }
+}
+
+fn filter_field(_clause: &str) -> Value {
+    json!({"anyOf": [
+        array(reference("Condition"), limits::FILTER_CONDITIONS_MAX),
+        reference("Condition"),
+        {"type": "null"},
+    ]})
+}
+
+fn condition() -> Value {
+    let scalar = json!({"type": ["string", "number", "boolean"]});
+    let scalars = array(scalar.clone(), limits::FILTER_VALUES_MAX);
+    let bound = json!({"anyOf": [{"type": "number"}, time(), {"type": "null"}]});
+    let matching = closed(filter::MATCH_FIELDS, &[], |field| match field {
+        "value" => scalar.clone(),
+        "any" | "except" => scalars.clone(),
+        "text" => text(limits::METADATA_BYTES_MAX),
+        other => unreachable!("{other} is a field of a match without a schema"),
+    });
+    closed(filter::CONDITION_FIELDS, &[], |field| match field {
+        "key" => text(limits::METADATA_BYTES_MAX),
+        "match" => matching.clone(),
+        "range" => closed(filter::RANGE_FIELDS, &[], |_| bound.clone()),
+        "is_empty" => closed(&["key"], &["key"], |_| text(limits::METADATA_BYTES_MAX)),
+        "has_id" => array(reference("MemoryId"), limits::IDS_PER_REQUEST_MAX),
+        clause => filter_field(clause),
+    })
+}
+
+fn cue() -> Value {
+    let mut cue = closed(recall::CUE_FIELDS, &[], |field| match field {
+        "text" => text(limits::CUE_TEXT_BYTES_MAX),
+        "embedding" => reference("Embedding"),
+        "id" => reference("MemoryId"),
+        "weight" => weight(),
+        other => unreachable!("{other} is a field of a cue without a schema"),
+    });
+    let kinds = ["text", "embedding", "id"];
+    cue["oneOf"] = kinds.iter().map(|kind| json!({"required": [kind]})).collect();
+    cue
+}
+
+fn recall_field(field: &str) -> Value {
+    let default = Recall::default();
+    let fraction_or = |default: f32| {
+        let mut schema = fraction();
+        schema["default"] = json!(default);
+        nullable(schema)
+    };
+    match field {
+        "cues" => json!({
+            "type": "array", "items": reference("Cue"), "minItems": 1, "maxItems": limits::CUES_MAX,
+        }),
+        "top_k" => whole(1, limits::TOP_K_MAX as u64, default.top_k as u64),
+        "filter" => nullable(reference("Filter")),
+        "max_hops" => whole(0, limits::HOPS_MAX.into(), default.max_hops.into()),
+        "decay" => fraction_or(default.decay),
+        "min_activation" => fraction_or(default.min_activation),
+        "fan_out" => whole(1, limits::FAN_OUT_MAX.into(), default.fan_out.into()),
+        "max_seeds" => whole(1, limits::SEEDS_MAX.into(), default.max_seeds.into()),
+        "link_kinds" => nullable(array(reference("LinkKind"), limits::LINK_KINDS_MAX)),
+        "names" => flag(default.names),
+        "tiers" => nullable(json!({
+            "type": "array", "items": reference("Tier"), "minItems": 1, "maxItems": 3,
+        })),
+        "exact" => flag(default.exact),
+        "explain" => flag(default.explain),
+        "reinforce" => flag(default.reinforce),
+        "with" => nullable(array(one_of(&["content", "metadata", "embedding", "links"]), 4)),
+        "timeout_ms" => whole(1, limits::TIMEOUT_MS_MAX, default.timeout_ms),
+        other => unreachable!("{other} is a field of a recall without a schema"),
+    }
+}
+
+fn forget_schema() -> Value {
+    let mut schema = closed(forget::FIELDS, &[], |field| match field {
+        "ids" => array(reference("MemoryId"), limits::IDS_PER_REQUEST_MAX),
+        "filter" => reference("Filter"),
+        "dry_run" => json!({"type": "boolean", "default": false}),
+        other => unreachable!("{other} is a field of forget without a schema"),
+    });
+    schema["oneOf"] = json!([{"required": ["ids"]}, {"required": ["filter"]}]);
+    schema
+}
+
+fn space_field(field: &str) -> Value {
+    match field {
+        "dimensions" => nullable(json!({
+            "type": "integer", "minimum": 1, "maximum": limits::DIMENSIONS_MAX,
+        })),
+        "metric" => nullable(one_of(&["cosine", "dot", "l2"])),
+        "encoding" => nullable(one_of(&["int8", "f16", "f32"])),
+        "half_life" => nullable(json!({
+            "type": "integer", "minimum": 1, "maximum": u32::MAX, "description": "Seconds.",
+        })),
+        "associate" => flag(true),
+        "title_from_content" => flag(false),
+        other => unreachable!("{other} is a field of a space without a schema"),
+    }
+}
+
+/// An object of which all of the first and perhaps some of the second fields are there.
+fn answer(always: &[(&str, Value)], sometimes: &[(&str, Value)]) -> Value {
+    let properties: Map<String, Value> = always
+        .iter()
+        .chain(sometimes)
+        .map(|(name, schema)| ((*name).to_owned(), schema.clone()))
+        .collect();
+    let required: Vec<&str> = always.iter().map(|(name, _)| *name).collect();
+    json!({"type": "object", "properties": properties, "required": required})
+}
+
+fn count() -> Value {
+    json!({"type": "integer", "minimum": 0})
+}
+
+fn answers() -> Map<String, Value> {
+    let boolean = json!({"type": "boolean"});
+    let number = json!({"type": "number"});
+    let string = json!({"type": "string"});
+    let list = |schema: &str| json!({"type": "array", "items": reference(schema)});
+    let codes: Vec<&str> = Reason::all().map(Reason::name).collect();
+    let memory: Vec<(&str, Value)> = vec![
+        ("id", reference("MemoryId")),
+        ("confidence", nullable(number.clone())),
+        ("created_at", time()),
+        ("updated_at", time()),
+        ("expires_at", nullable(time())),
+        ("tier", reference("Tier")),
+    ];
+    let parts: Vec<(&str, Value)> = vec![
+        ("content", nullable(string.clone())),
+        ("metadata", reference("Metadata")),
+        ("embedding", nullable(json!({"type": "array", "items": {"type": "number"}}))),
+        ("links", list("Link")),
+    ];
+    let breakdown: Vec<(&str, Value)> = ["semantic", "lexical", "activation", "recency"]
+        .into_iter()
+        .map(|part| (part, number.clone()))
+        .collect();
+    let mut recalled_memory = memory.clone();
+    recalled_memory.extend([
+        ("score", number.clone()),
+        ("score_breakdown", answer(&breakdown, &[])),
+        ("hops", count()),
+    ]);
+    let mut recalled_parts = parts.clone();
+    recalled_parts.push(("path", list("Step")));
+    let visited: Vec<(&str, Value)> = ["memories", "links", "shards", "messages"]
+        .into_iter()
+        .map(|part| (part, count()))
+        .collect();
+    let durable = ("durable", boolean.clone());
+    named(vec![
+        (
+            "Problem",
+            answer(
+                &[
+                    ("type", string.clone()),
+                    ("title", string.clone()),
+                    ("status", count()),
+                    ("detail", string.clone()),
+                    ("code", json!({"enum": codes})),
+                ],
+                &[(
+                    "errors",
+                    json!({"type": "array", "items": answer(
+                &[("pointer", string.clone()), ("detail", string.clone())], &[])}),
+                )],
+            ),
+        ),
+        ("Memory", answer(&memory, &parts)),
+        (
+            "Page",
+            answer(&[("memories", list("Memory")), ("next_cursor", nullable(string.clone()))], &[]),
+        ),
+        (
+            "Stored",
+            answer(
+                &[
+                    ("id", reference("MemoryId")),
+                    ("created", boolean.clone()),
+                    ("created_at", time()),
+                    durable.clone(),
+                ],
+                &[],
+            ),
+        ),
+        (
+            "Verdict",
+            answer(
+                &[("index", count()), ("status", count())],
+                &[
+                    ("id", reference("MemoryId")),
+                    durable.clone(),
+                    ("code", json!({"enum": codes})),
+                    ("detail", string.clone()),
+                    ("pointer", string.clone()),
+                ],
+            ),
+        ),
+        (
+            "Verdicts",
+            answer(
+                &[
+                    ("stored", count()),
+                    ("refused", count()),
+                    durable.clone(),
+                    ("verdicts", list("Verdict")),
+                ],
+                &[],
+            ),
+        ),
+        (
+            "Link",
+            answer(
+                &[
+                    ("from", reference("MemoryId")),
+                    ("to", reference("MemoryId")),
+                    ("weight", number.clone()),
+                    ("kind", reference("LinkKind")),
+                    ("automatic", boolean.clone()),
+                    ("live", boolean.clone()),
+                ],
+                &[],
+            ),
+        ),
+        ("Links", answer(&[("links", list("Link"))], &[])),
+        (
+            "Linked",
+            answer(
+                &[("linked", count()), ("refused", count()), durable],
+                &[("refusals", list("Verdict"))],
+            ),
+        ),
+        ("Counted", answer(&[("count", count())], &[])),
+        ("Forgotten", answer(&[("forgotten", count()), ("dry_run", boolean.clone())], &[])),
+        (
+            "Step",
+            answer(
+                &[("id", reference("MemoryId")), ("activation", number.clone())],
+                &[("kind", string.clone()), ("weight", number.clone()), ("term", string.clone())],
+            ),
+        ),
+        ("RecalledMemory", answer(&recalled_memory, &recalled_parts)),
+        (
+            "Recalled",
+            answer(
+                &[
+                    ("memories", list("RecalledMemory")),
+                    ("truncated", boolean.clone()),
+                    ("took_us", count()),
+                    ("visited", answer(&visited, &[])),
+                ],
+                &[(
+                    "phases",
+                    json!({"type": "array", "items": answer(
+                &[("name", string.clone()), ("took_us", count())], &[])}),
+                )],
+            ),
+        ),
+        (
+            "RecalledBatch",
+            answer(
+                &[(
+                    "results",
+                    json!({"type": "array", "items": {"oneOf": [
+                        reference("Recalled"), answer(&[("error", reference("Problem"))], &[]),
+                    ]}}),
+                )],
+                &[],
+            ),
+        ),
+        (
+            "Space",
+            answer(
+                &[
+                    ("name", reference("SpaceName")),
+                    ("dimensions", nullable(count())),
+                    ("metric", string.clone()),
+                    ("encoding", string.clone()),
+                    ("half_life", nullable(count())),
+                    ("associate", boolean.clone()),
+                    ("title_from_content", boolean.clone()),
+                    ("memories", count()),
+                    ("links", count()),
+                ],
+                &[],
+            ),
+        ),
+        ("Spaces", answer(&[("spaces", list("Space"))], &[])),
+        (
+            "Stats",
+            answer(
+                &[
+                    ("memories", count()),
+                    ("links", count()),
+                    ("automatic_links", count()),
+                    ("spaces", count()),
+                    ("index_backlog", count()),
+                    ("association_backlog", count()),
+                    ("memory_bytes", json!({"type": "object", "additionalProperties": count()})),
+                    ("shards", list("AnyObject")),
+                ],
+                &[],
+            ),
+        ),
+        (
+            "Health",
+            answer(
+                &[
+                    ("phase", string.clone()),
+                    ("progress", fraction()),
+                    ("started", boolean.clone()),
+                    ("ready", boolean),
+                ],
+                &[("reason", string)],
+            ),
+        ),
+    ])
+}
+
+/// An example of each body; a test sends them all.
+pub fn example(schema: &str) -> Value {
+    match schema {
+        "NewMemory" => json!({
+            "content": "The border collie is a herding dog.",
+            "metadata": {"title": "Border Collie", "tags": ["dog"]},
+            "links": [{"to": "herding", "weight": 0.8, "kind": "about"}],
+        }),
+        "NewMemories" => json!([
+            {"id": "herding", "content": "Herding is driving animals from place to place."},
+            {"id": "sheep", "content": "Sheep are herded by dogs."},
+        ]),
+        "Patch" => json!({"metadata": {"tags": null, "seen": true}}),
+        "NewLinks" => json!([{"from": "sheep", "to": "herding", "weight": 0.5, "kind": "about"}]),
+        "LinkNames" => json!([{"from": "sheep", "to": "herding"}]),
+        "Count" => json!({"filter": {"must": [{"key": "tags", "match": {"value": "dog"}}]}}),
+        "Recall" => json!({"cues": [{"text": "which dog herds sheep?"}], "top_k": 5}),
+        "Recalls" => json!([{"cues": [{"text": "dog"}]}, {"cues": [{"id": "sheep"}]}]),
+        "Forget" => json!({"ids": ["sheep"], "dry_run": true}),
+        "SpaceConfig" => json!({"dimensions": 384, "metric": "cosine"}),
+        other => unreachable!("{other} is sent without an example"),
+    }
+}
