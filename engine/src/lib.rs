@@ -7,14 +7,22 @@
 
 pub mod attributes;
 pub mod filter;
+pub mod fixed;
 pub mod fuse;
+pub mod graph;
+pub mod key;
 pub mod limits;
+pub mod mesh;
 pub mod metadata;
 pub mod model;
 pub mod names;
 pub mod node;
+pub mod recall;
+pub mod record;
 pub mod request;
 pub mod sequence;
+pub mod shard;
+pub mod space;
 pub mod terms;
 pub mod text;
 pub mod vector;

@@ -73,3 +73,5 @@ const _: () = assert!(CONTENT_BYTES_MAX + METADATA_BYTES_MAX < NDJSON_LINE_BYTES
 const _: () = assert!(METADATA_KEYS_MAX <= METADATA_KEYS_PER_SPACE_MAX);
 const _: () = assert!(NDJSON_LINE_BYTES_MAX < BODY_BYTES_MAX);
 const _: () = assert!(TOP_K_MAX <= SEEDS_MAX as usize);
+/// Most memories of one shard that a shared term may tie together and still count.
+pub const TERM_MEMBERS_MAX: usize = 2048;

@@ -414,6 +414,8 @@ pub enum Code {
     Poisoned,
     /// 504: the deadline passed before there was anything to answer.
     DeadlineExceeded,
+    /// 500: a record that was acknowledged can't be read back.
+    Unreadable,
     /// 507: the memory or disk budget is reached; reads go on.
     OutOfBudget,
 }

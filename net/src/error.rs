@@ -75,13 +75,14 @@ fn engine_row(code: Code) -> Row {
         Code::Unavailable => (503, "unavailable", "The server does not take requests now"),
         Code::Poisoned => (503, "poisoned", "The log could not be written; reads go on"),
         Code::DeadlineExceeded => (504, "deadline_exceeded", "The deadline passed"),
+        Code::Unreadable => (500, "unreadable", "A record can't be read back"),
         Code::OutOfBudget => (507, "out_of_budget", "The memory or disk budget is reached"),
     };
     Row { status, name, title }
 }
 
 /// The engine's codes in the order of their table.
-pub const ENGINE_CODES: [Code; 13] = [
+pub const ENGINE_CODES: [Code; 14] = [
     Code::NotFound,
     Code::SpaceNotFound,
     Code::AlreadyExists,
@@ -94,6 +95,7 @@ pub const ENGINE_CODES: [Code; 13] = [
     Code::Unavailable,
     Code::Poisoned,
     Code::DeadlineExceeded,
+    Code::Unreadable,
     Code::OutOfBudget,
 ];
 

@@ -1,1 +1,24 @@
-//! Shards of Engram.
+//! Shards of Engram: one engine on each placed core, with its mailbox and its log.
+//!
+//! *Invariants*: a shard is touched by its own executor only; what it acknowledges is on stable
+//! storage; messages between two shards arrive in the order in which they were sent.
+//!
+//! *Not here*: what a memory is (`engram-engine`), HTTP (`engram-net`).
+
+mod cache;
+mod core;
+mod directory;
+mod error;
+mod log;
+mod mesh;
+mod notify;
+mod recover;
+mod run;
+mod segment;
+mod status;
+
+pub use crate::core::Handle;
+pub use directory::{Directory, Manifest};
+pub use error::ShardsError;
+pub use run::{Config, CorePlace, Running, start};
+pub use status::{ShardPhase, Status};

@@ -1,0 +1,336 @@
+//! The nodes of one space on one shard, and the links between them.
+//!
+//! *Invariants*: a node is a memory that this shard owns, a memory of which it only knows that
+//! something links to it (a ghost), or the stand-in of another shard's memory (a remote node). Every
+//! link stands in `out` of its source where that is owned here, and in `into` of its target; a link
+//! is live exactly while its target exists.
+//!
+//! *Not here*: what a memory holds (`space`), activation (`spread`).
+
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+use thin_vec::ThinVec;
+
+use crate::key::MemoryKey;
+use crate::limits;
+use crate::model::LinkKind;
+use crate::node::NodeIx;
+use crate::request::{Code, Rejection};
+
+/// Number of a link kind in one space on one shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KindIx(pub u16);
+
+const LIVE: u16 = 0x8000;
+const AUTOMATIC: u16 = 0x4000;
+const KIND: u16 = 0x3FFF;
+const _: () = assert!(limits::LINK_KINDS_MAX <= KIND as usize + 1);
+
+/// One end of a link, as the node at its other end holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edge {
+    /// The other end.
+    pub node: NodeIx,
+    /// Weight in units of 1 / [`crate::fixed::WEIGHT_ONE`].
+    pub weight: u16,
+    tag: u16,
+}
+
+impl Edge {
+    fn new(node: NodeIx, weight: u16, name: EdgeName, live: bool) -> Self {
+        Self { node, weight, tag: name.tag() | if live { LIVE } else { 0 } }
+    }
+
+    /// Its kind.
+    pub fn kind(self) -> KindIx {
+        KindIx(self.tag & KIND)
+    }
+
+    /// Made by the server.
+    pub fn is_automatic(self) -> bool {
+        self.tag & AUTOMATIC != 0
+    }
+
+    /// Its target exists; kept on edges in `out` only.
+    pub fn is_live(self) -> bool {
+        self.tag & LIVE != 0
+    }
+
+    fn name(self) -> EdgeName {
+        EdgeName { kind: self.kind(), automatic: self.is_automatic() }
+    }
+}
+
+/// What tells two links between the same two nodes apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EdgeName {
+    /// Kind.
+    pub kind: KindIx,
+    /// Made by the server.
+    pub automatic: bool,
+}
+
+impl EdgeName {
+    fn tag(self) -> u16 {
+        self.kind.0 | if self.automatic { AUTOMATIC } else { 0 }
+    }
+}
+
+/// What a write of a link did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkChange {
+    /// There was none of that name.
+    New,
+    /// There was one of another weight.
+    Reweighted,
+    /// It was there already.
+    None,
+}
+
+const EXISTS: u8 = 1;
+const REMOTE: u8 = 2;
+
+/// Nodes and links.
+#[derive(Debug, Default)]
+pub struct Graph {
+    keys: Vec<u64>,
+    flags: Vec<u8>,
+    out: Vec<ThinVec<Edge>>,
+    into: Vec<ThinVec<Edge>>,
+    by_key: HashTable<u32>,
+    kinds: Vec<Arc<LinkKind>>,
+    free: Vec<NodeIx>,
+    links: u64,
+    automatic_links: u64,
+}
+
+impl Graph {
+    /// The keys of all nodes, by number: the order of ties everywhere.
+    pub fn keys(&self) -> &[u64] {
+        &self.keys
+    }
+
+    /// The key of a node.
+    pub fn key(&self, node: NodeIx) -> MemoryKey {
+        MemoryKey(self.keys[node.index()])
+    }
+
+    /// How many numbers are in use or free.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// There are no nodes.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Links that leave nodes owned here.
+    pub fn links(&self) -> u64 {
+        self.links
+    }
+
+    /// Those of them that the server made.
+    pub fn automatic_links(&self) -> u64 {
+        self.automatic_links
+    }
+
+    /// The node of a key, if there is one.
+    pub fn find(&self, key: MemoryKey) -> Option<NodeIx> {
+        self.by_key.find(key.0, |n| self.keys[*n as usize] == key.0).map(|n| NodeIx(*n))
+    }
+
+    /// The node of a key, made where there is none.
+    pub fn intern(&mut self, key: MemoryKey, remote: bool) -> NodeIx {
+        if let Some(node) = self.find(key) {
+            return node;
+        }
+        let node = self.free.pop().unwrap_or_else(|| self.grow());
+        self.keys[node.index()] = key.0;
+        self.flags[node.index()] = if remote { REMOTE } else { 0 };
+        let keys = &self.keys;
+        self.by_key.insert_unique(key.0, node.0, |n| keys[*n as usize]);
+        node
+    }
+
+    fn grow(&mut self) -> NodeIx {
+        let node = NodeIx(u32::try_from(self.keys.len()).expect("memory ends before 2^32 nodes"));
+        self.keys.push(0);
+        self.flags.push(0);
+        self.out.push(ThinVec::new());
+        self.into.push(ThinVec::new());
+        node
+    }
+
+    /// The memory exists: here, or, of a remote node, on its shard.
+    pub fn exists(&self, node: NodeIx) -> bool {
+        self.flags[node.index()] & EXISTS != 0
+    }
+
+    /// The node stands for a memory of another shard.
+    pub fn is_remote(&self, node: NodeIx) -> bool {
+        self.flags[node.index()] & REMOTE != 0
+    }
+
+    /// The memory is owned here and exists.
+    pub fn is_memory(&self, node: NodeIx) -> bool {
+        self.flags[node.index()] == EXISTS
+    }
+
+    /// From now on the memory exists, or not; links to it live or die with it.
+    pub fn set_exists(&mut self, node: NodeIx, exists: bool) {
+        let flags = &mut self.flags[node.index()];
+        *flags = (*flags & !EXISTS) | if exists { EXISTS } else { 0 };
+        for into in &self.into[node.index()] {
+            for edge in &mut self.out[into.node.index()] {
+                if edge.node == node {
+                    edge.tag = (edge.tag & !LIVE) | if exists { LIVE } else { 0 };
+                }
+            }
+        }
+    }
+
+    /// Links that leave a node.
+    pub fn outward(&self, node: NodeIx) -> &[Edge] {
+        &self.out[node.index()]
+    }
+
+    /// Links that lead to a node.
+    pub fn inward(&self, node: NodeIx) -> &[Edge] {
+        &self.into[node.index()]
+    }
+
+    /// Writes a link; `from` or `to` may be remote, not both.
+    pub fn put_link(
+        &mut self,
+        from: NodeIx,
+        to: NodeIx,
+        name: EdgeName,
+        weight: u16,
+    ) -> LinkChange {
+        if self.is_remote(from) {
+            return upsert(&mut self.into[to.index()], Edge::new(from, weight, name, false));
+        }
+        let edge = Edge::new(to, weight, name, self.exists(to));
+        let change = upsert(&mut self.out[from.index()], edge);
+        let back = Edge::new(from, weight, name, false);
+        match change {
+            LinkChange::New => {
+                self.into[to.index()].push(back);
+                self.links += 1;
+                self.automatic_links += u64::from(name.automatic);
+            }
+            LinkChange::Reweighted => {
+                upsert(&mut self.into[to.index()], back);
+            }
+            LinkChange::None => {}
+        }
+        change
+    }
+
+    /// Removes a link; false where there was none.
+    pub fn remove_link(&mut self, from: NodeIx, to: NodeIx, name: EdgeName) -> bool {
+        let there = take(&mut self.into[to.index()], from, name);
+        if self.is_remote(from) {
+            self.release(from);
+            return there;
+        }
+        let removed = take(&mut self.out[from.index()], to, name);
+        self.links -= u64::from(removed);
+        self.automatic_links -= u64::from(removed && name.automatic);
+        self.release(to);
+        removed
+    }
+
+    /// The names of all links between two nodes.
+    pub fn names_between(&self, from: NodeIx, to: NodeIx) -> Vec<EdgeName> {
+        self.inward(to).iter().filter(|e| e.node == from).map(|e| e.name()).collect()
+    }
+
+    /// Gives a node's number back where nothing refers to it any more.
+    pub fn release(&mut self, node: NodeIx) {
+        let unused = self.out[node.index()].is_empty()
+            && self.into[node.index()].is_empty()
+            && (!self.exists(node) || self.is_remote(node));
+        if !unused {
+            return;
+        }
+        let key = self.keys[node.index()];
+        if let Ok(entry) = self.by_key.find_entry(key, |n| *n == node.0) {
+            entry.remove();
+            self.out[node.index()] = ThinVec::new();
+            self.into[node.index()] = ThinVec::new();
+            self.flags[node.index()] = 0;
+            self.free.push(node);
+        }
+    }
+
+    /// The number of a kind, given where it has none.
+    ///
+    /// # Errors
+    /// [`Code::LimitExceeded`] where the space has too many kinds.
+    pub fn intern_kind(&mut self, kind: &LinkKind) -> Result<KindIx, Rejection> {
+        if let Some(ix) = self.find_kind(kind) {
+            return Ok(ix);
+        }
+        if self.kinds.len() >= limits::LINK_KINDS_MAX {
+            let detail = format!(
+                "a space has at most {} kinds of links; use one that exists instead of `{}`",
+                limits::LINK_KINDS_MAX,
+                kind.as_str()
+            );
+            return Err(Rejection::new(Code::LimitExceeded, detail));
+        }
+        self.kinds.push(Arc::new(kind.clone()));
+        Ok(KindIx(u16::try_from(self.kinds.len() - 1).expect("bounded by the limit above")))
+    }
+
+    /// The number of a kind, if it has one.
+    pub fn find_kind(&self, kind: &LinkKind) -> Option<KindIx> {
+        let ix = self.kinds.iter().position(|k| **k == *kind)?;
+        Some(KindIx(u16::try_from(ix).expect("bounded by the limit on kinds")))
+    }
+
+    /// A kind by its number.
+    pub fn kind(&self, ix: KindIx) -> &Arc<LinkKind> {
+        &self.kinds[usize::from(ix.0)]
+    }
+
+    /// Bytes of nodes and links in memory.
+    pub fn memory_bytes(&self) -> (u64, u64) {
+        let nodes = self.keys.capacity() * (8 + 1 + 8 + 8) + self.by_key.capacity() * 5;
+        let lists = self.out.iter().chain(&self.into);
+        let edges: usize =
+            lists.map(|l| 16 * usize::from(l.capacity() > 0) + l.capacity() * 8).sum();
+        (nodes as u64, edges as u64)
+    }
+}
+
+fn upsert(edges: &mut ThinVec<Edge>, edge: Edge) -> LinkChange {
+    let same = |e: &&mut Edge| e.node == edge.node && e.name() == edge.name();
+    match edges.iter_mut().find(same) {
+        Some(old) if *old == edge => LinkChange::None,
+        Some(old) => {
+            *old = edge;
+            LinkChange::Reweighted
+        }
+        None => {
+            if edges.len() == edges.capacity() {
+                edges.reserve_exact((edges.len() / 4).max(2));
+            }
+            edges.push(edge);
+            LinkChange::New
+        }
+    }
+}
+
+fn take(edges: &mut ThinVec<Edge>, node: NodeIx, name: EdgeName) -> bool {
+    match edges.iter().position(|e| e.node == node && e.name() == name) {
+        Some(at) => {
+            edges.swap_remove(at);
+            true
+        }
+        None => false,
+    }
+}

@@ -1,0 +1,599 @@
+//! A recall from its home shard's view: ask, fuse, spread, rank, fetch.
+//!
+//! *Invariants*: the answer depends on the replies alone, not on their number or order; every loop
+//! is bounded by hops, candidates and the budget of links; a budget that ends it early is said.
+//!
+//! *Not here*: what a shard does to reply (`shard::search`).
+
+mod fuse;
+mod path;
+pub mod recipe;
+
+use std::sync::Arc;
+
+use crate::fixed::Activation;
+use crate::key::{KeyMap, MemoryKey, Partitioner, ShardIx};
+use crate::limits;
+use crate::mesh::{Ask, HopAsk, LexicalAsk, LexicalFound, Probe, Probed, Reply, TermMembers, Via};
+use crate::model::{LinkKind, Memory, SpaceConfig, SpaceName, Timestamp};
+use crate::names;
+use crate::request::{
+    Code, CueKind, Phase, Recall, Recalled, RecalledMemory, Rejection, ScoreBreakdown,
+};
+use crate::terms::SharedTermKey;
+use crate::text::{self, Analyzer, TermKey};
+
+use fuse::Fusion;
+use path::Paths;
+
+pub(crate) use fuse::name_weights;
+
+/// The kind under which explanations and `link_kinds` know an edge over a shared term.
+pub const SHARED_TERM: &str = "shared_term";
+
+/// What a recall does next.
+pub enum Next {
+    /// Waits for a reply to each of these.
+    Ask(Box<RecallRun>, Vec<(ShardIx, Ask)>),
+    /// Is over.
+    Done(Box<Recalled>),
+    /// Can't be answered.
+    Refuse(Rejection),
+}
+
+/// What is known of a memory during a recall.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cell {
+    /// Scaled BM25.
+    pub lexical: f64,
+    /// Scaled similarity.
+    pub semantic: f64,
+    /// Direct score, 1 for the best.
+    pub direct: f64,
+    /// Activation that came along links.
+    pub activation: Activation,
+    /// The largest part of it that came in one hop.
+    pub strongest: Activation,
+    /// In which hop.
+    pub hop: u8,
+    /// Sends activation.
+    pub seed: bool,
+    /// Is a cue itself and does not come back.
+    pub cue: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Probe,
+    Lexical,
+    Hop,
+    Terms,
+    Fetch,
+    Names,
+}
+
+/// One recall under way.
+pub struct RecallRun {
+    recall: Recall,
+    space: SpaceName,
+    partitioner: Partitioner,
+    started: Timestamp,
+    stage: Stage,
+    stage_started: Timestamp,
+    text_terms: Vec<Vec<TermKey>>,
+    distinct_terms: Vec<TermKey>,
+    memories: u64,
+    fusion: Fusion,
+    cells: KeyMap<Cell>,
+    hop: u8,
+    /// Activation of the hop under way, by target.
+    arriving: KeyMap<Activation>,
+    sources: Vec<(MemoryKey, Activation)>,
+    source_terms: Vec<(MemoryKey, Vec<SharedTermKey>)>,
+    terms: Arc<Vec<SharedTermKey>>,
+    ranked: Vec<(f64, MemoryKey)>,
+    ranked_next: usize,
+    fetching: Vec<(f64, MemoryKey)>,
+    activation_max: Activation,
+    paths: Paths,
+    done: Recalled,
+}
+
+impl RecallRun {
+    /// Starts a recall: the run, and what every shard is asked first.
+    ///
+    /// # Errors
+    /// [`Code::DimensionMismatch`] or [`Code::ZeroVector`] for an embedding that does not fit.
+    #[expect(clippy::type_complexity, reason = "a run and its first asks, once")]
+    pub fn begin(
+        recall: Recall,
+        space: SpaceName,
+        config: &SpaceConfig,
+        partitioner: Partitioner,
+        analyzer: &mut Analyzer,
+        now: Timestamp,
+    ) -> Result<(Box<Self>, Vec<(ShardIx, Ask)>), Rejection> {
+        let embeddings = check_embeddings(&recall, config)?;
+        let texts: Vec<&str> = recall.cues.iter().filter_map(text_of).collect();
+        let text_terms: Vec<Vec<TermKey>> = texts.iter().map(|t| analyzer.query(t)).collect();
+        let mut distinct_terms: Vec<TermKey> = text_terms.iter().flatten().copied().collect();
+        distinct_terms.sort_unstable();
+        distinct_terms.dedup();
+        let probe = Arc::new(Probe {
+            space: space.clone(),
+            filter: recall.filter.clone(),
+            embeddings,
+            terms: distinct_terms.clone(),
+            texts: texts.iter().map(|t| names::normal_form(t)).collect(),
+            ids: id_keys(&recall, &partitioner, &space),
+            candidates: candidates(&recall),
+            exact: recall.exact,
+            names: recall.names,
+        });
+        let run = Self {
+            fusion: Fusion::new(&recall),
+            recall,
+            space,
+            partitioner,
+            started: now,
+            stage: Stage::Probe,
+            stage_started: now,
+            text_terms,
+            distinct_terms,
+            memories: 0,
+            cells: KeyMap::default(),
+            hop: 0,
+            arriving: KeyMap::default(),
+            sources: Vec::new(),
+            source_terms: Vec::new(),
+            terms: Arc::default(),
+            ranked: Vec::new(),
+            ranked_next: 0,
+            fetching: Vec::new(),
+            activation_max: Activation::ZERO,
+            paths: Paths::default(),
+            done: Recalled::default(),
+        };
+        let asks = run.everyone(|| Ask::Probe(probe.clone()));
+        Ok((Box::new(run), asks))
+    }
+
+    /// When it has to be over.
+    pub fn deadline(&self) -> Timestamp {
+        let timeout_us = i64::try_from(self.recall.timeout_ms * 1000).unwrap_or(i64::MAX);
+        Timestamp(self.started.0.saturating_add(timeout_us))
+    }
+
+    /// Goes on with the replies to what was asked, ordered by shard.
+    pub fn advance(mut self: Box<Self>, replies: Vec<(ShardIx, Reply)>, now: Timestamp) -> Next {
+        self.count(&replies);
+        self.finish_phase(now);
+        match self.stage {
+            Stage::Probe => self.probed(replies),
+            Stage::Lexical => {
+                self.lexical(replies);
+                self.fuse(now)
+            }
+            Stage::Hop => self.hopped(replies, now),
+            Stage::Terms => {
+                self.terms_known(replies);
+                self.end_hop(now)
+            }
+            Stage::Fetch => self.fetched(replies),
+            Stage::Names => {
+                self.paths.name(replies);
+                self.finish()
+            }
+        }
+    }
+
+    /// The deadline passed: what was found so far is ranked and fetched, no more is looked for.
+    pub fn expire(mut self: Box<Self>, replies: Vec<(ShardIx, Reply)>, now: Timestamp) -> Next {
+        self.done.truncated = true;
+        // Fetching what was found is bounded by `top_k`; it gets as long again.
+        let extended = self.recall.timeout_ms.saturating_mul(2).max(1);
+        match self.stage {
+            Stage::Probe => {
+                self.recall.max_hops = 0;
+                self.recall.timeout_ms = extended;
+                self.gather_probes(replies);
+                self.fuse(now)
+            }
+            Stage::Lexical => {
+                self.recall.max_hops = 0;
+                self.recall.timeout_ms = extended;
+                self.lexical(replies);
+                self.fuse(now)
+            }
+            Stage::Hop | Stage::Terms => {
+                self.recall.timeout_ms = extended;
+                self.rank()
+            }
+            Stage::Fetch => {
+                self.take_fetched(replies);
+                self.finish()
+            }
+            Stage::Names => self.finish(),
+        }
+    }
+
+    fn count(&mut self, replies: &[(ShardIx, Reply)]) {
+        self.done.visited.messages += 2 * (replies.len() as u64).saturating_sub(1);
+        self.done.visited.shards = self.done.visited.shards.max(replies.len() as u64);
+    }
+
+    fn finish_phase(&mut self, now: Timestamp) {
+        if self.recall.explain {
+            let name = match self.stage {
+                Stage::Probe => "probe",
+                Stage::Lexical => "lexical",
+                Stage::Hop => "hop",
+                Stage::Terms => "terms",
+                Stage::Fetch => "fetch",
+                Stage::Names => "names",
+            };
+            let took_us = u64::try_from(now.0 - self.stage_started.0).unwrap_or(0);
+            self.done.phases.push(Phase { name, took_us });
+        }
+        self.stage_started = now;
+    }
+
+    fn everyone(&self, ask: impl Fn() -> Ask) -> Vec<(ShardIx, Ask)> {
+        (0..self.partitioner.shards()).map(|s| (ShardIx(s), ask())).collect()
+    }
+
+    fn ask(mut self: Box<Self>, stage: Stage, asks: Vec<(ShardIx, Ask)>) -> Next {
+        self.stage = stage;
+        Next::Ask(self, asks)
+    }
+
+    fn by_owner<T>(&self, items: impl IntoIterator<Item = (MemoryKey, T)>) -> Vec<Vec<T>> {
+        let mut by_owner: Vec<Vec<T>> =
+            (0..self.partitioner.shards()).map(|_| Vec::new()).collect();
+        for (key, item) in items {
+            by_owner[self.partitioner.owner(key).index()].push(item);
+        }
+        by_owner
+    }
+
+    fn gather_probes(&mut self, replies: Vec<(ShardIx, Reply)>) -> (Vec<u32>, u64, u64) {
+        let mut frequencies = vec![0u32; self.distinct_terms.len()];
+        let (mut documents, mut total_length) = (0, 0);
+        let mut probes = Vec::with_capacity(replies.len());
+        for (_, reply) in replies {
+            let Reply::Probed(probed) = reply else { unreachable!("a probe was asked for") };
+            let Probed { document_frequency, .. } = &*probed;
+            for (sum, frequency) in frequencies.iter_mut().zip(document_frequency) {
+                *sum = sum.saturating_add(*frequency);
+            }
+            documents += probed.documents;
+            total_length += probed.total_length;
+            self.memories += probed.memories;
+            probes.push(*probed);
+        }
+        self.fusion.probed(probes, candidates(&self.recall));
+        let ids = id_keys(&self.recall, &self.partitioner, &self.space);
+        self.fusion.weigh_ids(&ids);
+        (frequencies, documents, total_length)
+    }
+
+    fn probed(mut self: Box<Self>, replies: Vec<(ShardIx, Reply)>) -> Next {
+        let (frequencies, documents, total_length) = self.gather_probes(replies);
+        let known = frequencies.iter().any(|f| *f > 0);
+        let attributes = self.fusion.attributes();
+        if !known && attributes.is_empty() {
+            let now = self.stage_started;
+            return self.fuse(now);
+        }
+        let idf = |term: &TermKey| {
+            let at = self.distinct_terms.binary_search(term).expect("made from the same terms");
+            (*term, text::idf(documents, u64::from(frequencies[at])))
+        };
+        let queries = self.text_terms.iter().map(|terms| terms.iter().map(idf).collect());
+        let ask = Arc::new(LexicalAsk {
+            space: self.space.clone(),
+            filter: self.recall.filter.clone(),
+            queries: queries.collect(),
+            average_length: total_length as f64 / documents.max(1) as f64,
+            candidates: candidates(&self.recall),
+            attributes: attributes.clone(),
+        });
+        let marked: Vec<MemoryKey> =
+            if attributes.is_empty() { Vec::new() } else { self.fusion.candidate_keys() };
+        let marked = self.by_owner(marked.into_iter().map(|key| (key, key)));
+        let asks = (0u16..).map(ShardIx).zip(marked);
+        let asks = asks.map(|(shard, keys)| (shard, Ask::Lexical(ask.clone(), keys))).collect();
+        self.ask(Stage::Lexical, asks)
+    }
+
+    fn lexical(&mut self, replies: Vec<(ShardIx, Reply)>) {
+        let found = replies.into_iter().map(|(_, reply)| {
+            let Reply::Lexical(found) = reply else { unreachable!("lexical search was asked for") };
+            *found
+        });
+        let found: Vec<LexicalFound> = found.collect();
+        self.fusion.lexical(found, candidates(&self.recall));
+    }
+
+    fn fuse(mut self: Box<Self>, now: Timestamp) -> Next {
+        self.sources = self.fusion.fuse(&self.recall, &mut self.cells);
+        self.next_hop(now)
+    }
+
+    fn next_hop(mut self: Box<Self>, now: Timestamp) -> Next {
+        if self.hop >= self.recall.max_hops || self.sources.is_empty() {
+            return self.rank();
+        }
+        let links_left = limits::LINKS_PER_RECALL_MAX.saturating_sub(self.done.visited.links);
+        if now >= self.deadline() || links_left == 0 {
+            self.done.truncated = true;
+            return self.rank();
+        }
+        self.hop += 1;
+        let kinds = self.recall.link_kinds.clone();
+        let terms = self.hop == 1 && follows_terms(kinds.as_deref());
+        let ask = Arc::new(HopAsk {
+            space: self.space.clone(),
+            kinds,
+            fan_out: self.recall.fan_out,
+            budget: links_left,
+            explain: self.recall.explain,
+            terms,
+        });
+        let sources = self.by_owner(self.sources.iter().map(|s| (s.0, *s)));
+        let asks = (0u16..).map(ShardIx).zip(sources).filter(|(_, s)| !s.is_empty());
+        let asks = asks.map(|(shard, sources)| (shard, Ask::Hop(ask.clone(), sources))).collect();
+        self.ask(Stage::Hop, asks)
+    }
+
+    fn hopped(mut self: Box<Self>, replies: Vec<(ShardIx, Reply)>, now: Timestamp) -> Next {
+        self.arriving.clear();
+        self.source_terms.clear();
+        for (_, reply) in replies {
+            let Reply::Hopped(hopped) = reply else { unreachable!("a hop was asked for") };
+            self.done.visited.links += hopped.links;
+            self.done.truncated |= hopped.truncated;
+            for (key, amount) in &hopped.pulses {
+                let sum = self.arriving.entry(key.0).or_default();
+                *sum = sum.plus(*amount);
+            }
+            let keys = hopped.pulses.iter().map(|(key, _)| *key);
+            self.paths.note(self.hop, keys.zip(hopped.via));
+            self.source_terms.extend(hopped.terms);
+        }
+        let mut terms: Vec<SharedTermKey> =
+            self.source_terms.iter().flat_map(|(_, terms)| terms).copied().collect();
+        if terms.is_empty() {
+            return self.end_hop(now);
+        }
+        terms.sort_unstable();
+        terms.dedup();
+        self.terms = Arc::new(terms);
+        let (space, terms, explain) = (&self.space, &self.terms, self.recall.explain);
+        let ask = || Ask::Terms { space: space.clone(), terms: terms.clone(), explain };
+        let asks = self.everyone(ask);
+        self.ask(Stage::Terms, asks)
+    }
+
+    /// Activation over shared terms: from each source to the other memories that hold the term.
+    fn terms_known(&mut self, replies: Vec<(ShardIx, Reply)>) {
+        let mut rows: Vec<TermMembers> = vec![TermMembers::default(); self.terms.len()];
+        for (_, reply) in replies {
+            let Reply::Terms(members) = reply else { unreachable!("terms were asked for") };
+            for (sum, row) in rows.iter_mut().zip(members) {
+                sum.count += row.count;
+                sum.keys.extend(row.keys);
+                sum.display = sum.display.take().or(row.display);
+            }
+        }
+        let weights: Vec<Option<f64>> =
+            rows.iter().map(|row| recipe::term_weight(row.count, self.memories)).collect();
+        let kind = Arc::new(LinkKind::new(SHARED_TERM).expect("a valid kind"));
+        for (source, terms) in std::mem::take(&mut self.source_terms) {
+            let at = |term: &SharedTermKey| self.terms.binary_search(term).expect("of the same");
+            let counting = terms.iter().map(at).filter_map(|at| weights[at].map(|w| (at, w)));
+            let mut counting: Vec<(usize, f64)> = counting.collect();
+            counting.sort_unstable_by_key(|(at, _)| *at);
+            let total: f64 = counting.iter().map(|(_, weight)| weight).sum();
+            let amount = self.sources.iter().find(|s| s.0 == source).map_or(0.0, |s| s.1.to_f64());
+            for (at, weight) in counting {
+                let row = &rows[at];
+                let share = weight / total.powf(recipe::TERM_EXPONENT) / row.count as f64;
+                let pulse = Activation::from_f64(recipe::TERM_SHARE * amount * share);
+                self.done.visited.links += row.keys.len() as u64;
+                for key in row.keys.iter().filter(|k| **k != source) {
+                    if self.cells.get(&key.0).is_some_and(|cell| cell.seed) {
+                        continue;
+                    }
+                    let sum = self.arriving.entry(key.0).or_default();
+                    *sum = sum.plus(pulse);
+                    if self.recall.explain {
+                        let term = row.display.clone();
+                        let kind = kind.clone();
+                        let via = Via { from: source, kind, weight: share, amount: pulse, term };
+                        self.paths.note(self.hop, [(*key, via)]);
+                    }
+                }
+            }
+        }
+    }
+
+    fn end_hop(mut self: Box<Self>, now: Timestamp) -> Next {
+        let decay = Activation::from_f64(f64::from(self.recall.decay));
+        let threshold = Activation::from_f64(f64::from(self.recall.min_activation));
+        self.sources.clear();
+        for (key, amount) in &self.arriving {
+            let amount = if self.hop == 1 { *amount } else { amount.times(decay) };
+            if amount < threshold || amount == Activation::ZERO {
+                continue;
+            }
+            let cell = self.cells.entry(*key).or_default();
+            cell.activation = cell.activation.plus(amount);
+            if amount > cell.strongest {
+                (cell.strongest, cell.hop) = (amount, self.hop);
+            }
+            self.sources.push((MemoryKey(*key), amount));
+        }
+        // The budget of links cuts at the weakest, in an order that no shard count changes.
+        self.sources.sort_unstable_by_key(|(key, amount)| (std::cmp::Reverse(*amount), *key));
+        self.next_hop(now)
+    }
+
+    fn rank(mut self: Box<Self>) -> Next {
+        let spread = self.cells.values().filter(|cell| !cell.seed);
+        self.activation_max = spread.map(|cell| cell.activation).max().unwrap_or_default();
+        let ranked = self.cells.iter().filter(|(_, cell)| !cell.cue);
+        let ranked = ranked.map(|(key, cell)| (self.score(cell).0, MemoryKey(*key)));
+        self.ranked = ranked.collect();
+        self.done.visited.memories = self.cells.len() as u64;
+        self.fetch_more()
+    }
+
+    /// Score of a memory and what of it came along links.
+    fn score(&self, cell: &Cell) -> (f64, f64) {
+        let activation = if self.activation_max == Activation::ZERO {
+            0.0
+        } else {
+            let share = cell.activation.0 as f64 / self.activation_max.0 as f64;
+            (recipe::ACTIVATION_SCALE * share).min(1.0)
+        };
+        (1.0 - (1.0 - cell.direct.clamp(0.0, 1.0)) * (1.0 - activation), activation)
+    }
+
+    fn fetch_more(mut self: Box<Self>) -> Next {
+        let wanted = self.recall.top_k - self.done.memories.len();
+        let rest = &mut self.ranked[self.ranked_next..];
+        if wanted == 0 || rest.is_empty() {
+            return self.name_paths();
+        }
+        // A filter removes some of what is fetched: ask for more, so that one round is enough.
+        let spare = if self.recall.filter.is_empty() { 0 } else { wanted };
+        let count = (wanted + spare).min(rest.len());
+        let order =
+            |a: &(f64, MemoryKey), b: &(f64, MemoryKey)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+        if count < rest.len() {
+            rest.select_nth_unstable_by(count, order);
+        }
+        rest[..count].sort_unstable_by(order);
+        self.fetching = rest[..count].to_vec();
+        self.ranked_next += count;
+        let keys = self.by_owner(self.fetching.iter().map(|(_, key)| (*key, *key)));
+        let filter = Arc::new(self.recall.filter.clone());
+        let (space, with) = (&self.space, self.recall.with);
+        let asks = (0u16..).map(ShardIx).zip(keys).filter(|(_, keys)| !keys.is_empty());
+        let ask = |keys| Ask::Fetch { space: space.clone(), keys, filter: filter.clone(), with };
+        let asks = asks.map(|(shard, keys)| (shard, ask(keys))).collect();
+        self.ask(Stage::Fetch, asks)
+    }
+
+    fn fetched(mut self: Box<Self>, replies: Vec<(ShardIx, Reply)>) -> Next {
+        self.take_fetched(replies);
+        self.fetch_more()
+    }
+
+    fn take_fetched(&mut self, replies: Vec<(ShardIx, Reply)>) {
+        let mut fetched: KeyMap<Memory> = KeyMap::default();
+        for (shard, reply) in replies {
+            let Reply::Fetched(memories) = reply else { unreachable!("contents were asked for") };
+            let asked = self.fetching.iter().filter(|(_, k)| self.partitioner.owner(*k) == shard);
+            for ((_, key), memory) in asked.zip(memories) {
+                if let Some(memory) = memory {
+                    fetched.insert(key.0, memory);
+                }
+            }
+        }
+        for (score, key) in std::mem::take(&mut self.fetching) {
+            if self.done.memories.len() == self.recall.top_k {
+                break;
+            }
+            if let Some(memory) = fetched.remove(&key.0) {
+                self.keep(score, key, memory);
+            }
+        }
+    }
+
+    fn keep(&mut self, score: f64, key: MemoryKey, memory: Memory) {
+        let cell = self.cells[&key.0];
+        let (_, activation) = self.score(&cell);
+        let hops = if cell.direct >= activation { 0 } else { cell.hop };
+        if self.recall.explain {
+            self.paths.wanted(key, hops, &memory.id);
+        }
+        let breakdown = ScoreBreakdown {
+            semantic: cell.semantic,
+            lexical: cell.lexical,
+            activation,
+            recency: 0.0,
+        };
+        let path = Vec::new();
+        self.done.memories.push(RecalledMemory { memory, score, breakdown, hops, path });
+    }
+
+    fn name_paths(mut self: Box<Self>) -> Next {
+        let unnamed = self.paths.unnamed();
+        if !self.recall.explain || unnamed.is_empty() {
+            return self.finish();
+        }
+        let keys = self.by_owner(unnamed.into_iter().map(|key| (key, key)));
+        let space = &self.space;
+        let asks = (0u16..).map(ShardIx).zip(keys).filter(|(_, keys)| !keys.is_empty());
+        let ask = |keys| Ask::Names { space: space.clone(), keys };
+        let asks = asks.map(|(shard, keys)| (shard, ask(keys))).collect();
+        self.stage = Stage::Names;
+        self.ask(Stage::Names, asks)
+    }
+
+    fn finish(mut self: Box<Self>) -> Next {
+        if self.recall.explain {
+            let paths = self.paths.build(&self.cells);
+            for (memory, path) in self.done.memories.iter_mut().zip(paths) {
+                memory.path = path;
+            }
+        }
+        Next::Done(Box::new(self.done))
+    }
+}
+
+/// How many each search returns.
+fn candidates(recall: &Recall) -> usize {
+    recall.top_k.max(recipe::CANDIDATES)
+}
+
+fn text_of(cue: &crate::request::Cue) -> Option<&str> {
+    match &cue.kind {
+        CueKind::Text(text) => Some(text),
+        CueKind::Embedding(_) | CueKind::Id(_) => None,
+    }
+}
+
+fn follows_terms(kinds: Option<&[LinkKind]>) -> bool {
+    kinds.is_none_or(|kinds| kinds.iter().any(|k| k.as_str() == SHARED_TERM))
+}
+
+fn id_keys(recall: &Recall, partitioner: &Partitioner, space: &SpaceName) -> Vec<MemoryKey> {
+    let ids = recall.cues.iter().filter_map(|cue| match &cue.kind {
+        CueKind::Id(id) => Some(partitioner.key(space, id)),
+        CueKind::Text(_) | CueKind::Embedding(_) => None,
+    });
+    ids.collect()
+}
+
+fn check_embeddings(recall: &Recall, config: &SpaceConfig) -> Result<Vec<Vec<f32>>, Rejection> {
+    let mut embeddings = Vec::new();
+    for (i, cue) in recall.cues.iter().enumerate() {
+        let CueKind::Embedding(embedding) = &cue.kind else { continue };
+        let Some(dimensions) = config.dimensions.map(usize::from) else { continue };
+        let pointer = format!("/cues/{i}/embedding");
+        if embedding.len() != dimensions {
+            let detail = format!(
+                "the embedding has {} dimensions, those of this space have {dimensions}",
+                embedding.len()
+            );
+            return Err(Rejection::at(Code::DimensionMismatch, pointer, detail));
+        }
+        crate::shard::check_direction(config.metric, embedding)
+            .map_err(|r| Rejection { pointer, ..r })?;
+        embeddings.push(embedding.clone());
+    }
+    Ok(embeddings)
+}

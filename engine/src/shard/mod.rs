@@ -1,0 +1,408 @@
+//! One shard as a state machine: events in, effects out.
+//!
+//! *Invariants*: a write is visible when its step ends and acknowledged when its record is durable;
+//! every request gets exactly one reply; what a shard knows follows from the records it replayed
+//! and the messages it got.
+//!
+//! *Not here*: mailboxes, files and clocks (`shards`), what a space holds (`space`).
+
+mod associate;
+mod collect;
+mod home;
+mod owner;
+mod recovery;
+mod search;
+mod spaces;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::rc::Rc;
+
+use crate::key::{KeyMap, Partitioner, ShardIx};
+use crate::mesh::{Ask, Envelope, Message, OpId, Reply, Tell};
+use crate::model::{SpaceName, Timestamp};
+use crate::node::NodeIx;
+use crate::record::{Contents, Draft, SpaceNumber};
+use crate::request::{Answer, Code, Rejection, Request};
+use crate::space::{LogAddress, Space, Surroundings, Tells};
+use crate::text::Analyzer;
+
+use collect::Collect;
+use home::Op;
+pub(crate) use owner::check_direction;
+pub(crate) use search::keep_stronger;
+
+/// The shard that decides about spaces.
+const AUTHORITY: ShardIx = ShardIx(0);
+
+/// Number by which the shell knows a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ticket(pub u64);
+
+/// Number of a read from the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FetchId(pub u64);
+
+/// What happens to a shard.
+#[derive(Debug)]
+pub enum Event {
+    /// A client of this core asks.
+    Request { ticket: Ticket, request: Request },
+    /// Another shard says something.
+    Envelope { from: ShardIx, envelope: Envelope },
+    /// Every record up to this sequence number is on stable storage; the log has so many bytes.
+    Durable { sequence: u64, log_bytes: u64 },
+    /// A read from the log came back; the bytes start with the record's header.
+    Fetched { fetch: FetchId, bytes: Result<Rc<[u8]>, String> },
+    /// The log can't be written any more.
+    Poisoned,
+    /// The next message that the shard sent to itself.
+    Local,
+    /// Time passed: operations past their deadline end.
+    Tick,
+}
+
+/// What the shell has to do, in this order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Put an envelope in another shard's mailbox.
+    Send { to: ShardIx, envelope: Envelope },
+    /// Append a record to the log, and say by [`Shard::placed`] where it went.
+    Append { sequence: u64, draft: Draft, place: Option<Place> },
+    /// Read a record from the log, without its tail unless that is wanted.
+    Fetch { fetch: FetchId, address: LogAddress, tail: bool },
+    /// Answer a client.
+    Reply { ticket: Ticket, outcome: Result<Answer, Rejection> },
+}
+
+/// Which memory a record is the newest of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its space.
+    pub space: SpaceNumber,
+    /// Its node.
+    pub node: NodeIx,
+}
+
+/// What a slice of work left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remaining {
+    /// A recall waits for it.
+    Foreground,
+    /// It can wait.
+    Background,
+    /// Nothing.
+    Nothing,
+}
+
+/// How a shard starts.
+#[derive(Clone, Copy, Debug)]
+pub struct ShardConfig {
+    /// Its number.
+    pub me: ShardIx,
+    /// Owners of keys.
+    pub partitioner: Partitioner,
+    /// Fixes everything that is drawn by lot.
+    pub seed: u64,
+}
+
+/// One shard.
+pub struct Shard {
+    me: ShardIx,
+    partitioner: Partitioner,
+    seed: u64,
+    now: Timestamp,
+    clock: Timestamp,
+    analyzer: Analyzer,
+    spaces: BTreeMap<SpaceNumber, Space>,
+    space_numbers: HashMap<SpaceName, SpaceNumber>,
+    dropped_spaces: HashMap<SpaceName, Timestamp>,
+    next_space: u32,
+    ops: KeyMap<Op>,
+    next_op: u64,
+    collects: KeyMap<Collect>,
+    next_collect: u64,
+    parked: VecDeque<Parked>,
+    sequence: u64,
+    durable: u64,
+    log_bytes: u64,
+    local: VecDeque<(ShardIx, Message)>,
+    effects: Vec<Effect>,
+    poisoned: bool,
+    replaying: bool,
+    exchanged: u16,
+    scans: VecDeque<search::Scan>,
+    scratch: search::Scratches,
+    associations: u32,
+}
+
+/// A reply that waits for its records to be durable.
+struct Parked {
+    sequence: u64,
+    to: ShardIx,
+    op: OpId,
+    reply: Reply,
+}
+
+impl Shard {
+    /// An empty shard with the default space, ready to replay.
+    pub fn new(config: ShardConfig) -> Self {
+        assert!(config.me.0 < config.partitioner.shards(), "a shard is one of those there are");
+        let mut shard = Self {
+            me: config.me,
+            partitioner: config.partitioner,
+            seed: config.seed,
+            now: Timestamp::default(),
+            clock: Timestamp::default(),
+            analyzer: Analyzer::new(),
+            spaces: BTreeMap::new(),
+            space_numbers: HashMap::new(),
+            dropped_spaces: HashMap::new(),
+            next_space: 0,
+            ops: KeyMap::default(),
+            next_op: 0,
+            collects: KeyMap::default(),
+            next_collect: 0,
+            parked: VecDeque::new(),
+            sequence: 0,
+            durable: 0,
+            log_bytes: 0,
+            local: VecDeque::new(),
+            effects: Vec::new(),
+            poisoned: false,
+            replaying: true,
+            exchanged: 0,
+            scans: VecDeque::new(),
+            scratch: search::Scratches::default(),
+            associations: 0,
+        };
+        shard.create_default_space();
+        shard
+    }
+
+    /// Does what an event asks for; the effects are fetched by [`Shard::effects`].
+    pub fn step(&mut self, now: Timestamp, event: Event) {
+        self.now = now;
+        match event {
+            Event::Request { ticket, request } => self.on_request(ticket, request),
+            Event::Envelope { from, envelope } => {
+                self.clock = self.clock.max(envelope.clock);
+                self.on_message(from, envelope.message);
+            }
+            Event::Durable { sequence, log_bytes } => {
+                self.log_bytes = log_bytes;
+                self.on_durable(sequence);
+            }
+            Event::Fetched { fetch, bytes } => self.on_fetched(fetch, bytes),
+            Event::Poisoned => self.on_poisoned(),
+            Event::Local => {
+                if let Some((from, message)) = self.local.pop_front() {
+                    self.on_message(from, message);
+                }
+            }
+            Event::Tick => self.on_tick(),
+        }
+    }
+
+    /// Messages to itself wait for [`Event::Local`].
+    pub fn has_local(&self) -> bool {
+        !self.local.is_empty()
+    }
+
+    /// Operations that this shard is home of and that are under way.
+    pub fn in_flight(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// The log can't be written.
+    pub fn is_poisoned(&self) -> bool {
+        self.poisoned
+    }
+
+    /// Moves what has to be done to the end of `out`.
+    pub fn effects(&mut self, out: &mut Vec<Effect>) {
+        out.append(&mut self.effects);
+    }
+
+    /// Notes where the newest record of a memory lies.
+    pub fn placed(&mut self, place: Place, address: LogAddress) {
+        if let Some(space) = self.spaces.get_mut(&place.space) {
+            space.placed(place.node, address);
+        }
+    }
+
+    /// Runs one slice of work: a scan that a recall waits for, else association, else the index.
+    pub fn work(&mut self, now: Timestamp) -> Remaining {
+        self.now = now;
+        if self.run_scan() {
+            return Remaining::Foreground;
+        }
+        if self.run_background() { Remaining::Background } else { Remaining::Nothing }
+    }
+
+    fn run_background(&mut self) -> bool {
+        if self.replaying {
+            return false;
+        }
+        self.run_association() | self.run_index_build()
+    }
+
+    /// A new timestamp, later than every one given or seen before.
+    fn stamp(&mut self) -> Timestamp {
+        self.clock = Timestamp(self.clock.0 + 1).max(self.now);
+        self.clock
+    }
+
+    fn on_message(&mut self, from: ShardIx, message: Message) {
+        match message {
+            Message::Ask(op, ask) => self.on_ask(from, op, ask),
+            Message::Reply(op, reply) => self.on_reply(from, op, reply),
+            Message::Tell(space, tell) => self.on_tell(from, &space, tell),
+        }
+    }
+
+    fn send(&mut self, to: ShardIx, message: Message) {
+        if to == self.me {
+            self.local.push_back((to, message));
+        } else {
+            let envelope = Envelope { clock: self.clock, message };
+            self.effects.push(Effect::Send { to, envelope });
+        }
+    }
+
+    fn ask(&mut self, to: ShardIx, op: OpId, ask: Ask) {
+        self.send(to, Message::Ask(op, ask));
+    }
+
+    fn reply(&mut self, to: ShardIx, op: OpId, reply: Result<Reply, Rejection>) {
+        self.send(to, Message::Reply(op, reply));
+    }
+
+    /// Replies once everything appended so far is durable.
+    fn reply_when_durable(&mut self, to: ShardIx, op: OpId, reply: Reply) {
+        if self.sequence <= self.durable {
+            return self.reply(to, op, Ok(reply));
+        }
+        self.parked.push_back(Parked { sequence: self.sequence, to, op, reply });
+    }
+
+    fn on_durable(&mut self, sequence: u64) {
+        assert!(sequence >= self.durable, "what is durable stays durable");
+        assert!(sequence <= self.sequence, "only what was appended can be durable");
+        self.durable = sequence;
+        while self.parked.front().is_some_and(|p| p.sequence <= sequence) {
+            let Some(parked) = self.parked.pop_front() else { break };
+            self.reply(parked.to, parked.op, Ok(parked.reply));
+        }
+    }
+
+    fn on_poisoned(&mut self) {
+        self.poisoned = true;
+        for parked in std::mem::take(&mut self.parked) {
+            self.reply(parked.to, parked.op, Err(poisoned()));
+        }
+    }
+
+    fn check_writable(&self) -> Result<(), Rejection> {
+        if self.poisoned { Err(poisoned()) } else { Ok(()) }
+    }
+
+    fn append(&mut self, contents: &Contents, place: Option<Place>) {
+        assert!(!self.replaying, "what is replayed is in the log already");
+        self.sequence += 1;
+        let draft = contents.draft();
+        self.effects.push(Effect::Append { sequence: self.sequence, draft, place });
+    }
+
+    fn space_number(&self, name: &SpaceName) -> Option<SpaceNumber> {
+        self.space_numbers.get(name).copied()
+    }
+
+    fn space(&self, name: &SpaceName) -> Result<&Space, Rejection> {
+        let number = self.space_number(name).ok_or_else(|| no_space(name))?;
+        Ok(&self.spaces[&number])
+    }
+
+    /// Runs `f` on a space, then sends what it wants told.
+    fn with_space<T>(
+        &mut self,
+        name: &SpaceName,
+        f: impl FnOnce(&mut Space, &mut Surroundings<'_>) -> T,
+    ) -> Result<T, Rejection> {
+        let number = self.space_number(name).ok_or_else(|| no_space(name))?;
+        let mut tells: Tells = Vec::new();
+        let space = self.spaces.get_mut(&number).expect("a numbered space is there");
+        let mut surroundings = Surroundings {
+            me: self.me,
+            partitioner: &self.partitioner,
+            analyzer: &mut self.analyzer,
+            tells: &mut tells,
+            replaying: self.replaying,
+        };
+        let value = f(space, &mut surroundings);
+        if !self.replaying {
+            for (to, tell) in tells {
+                self.send(to, Message::Tell(name.clone(), tell));
+            }
+        }
+        Ok(value)
+    }
+
+    fn tell_everyone(&mut self, name: &SpaceName, tell: impl Fn() -> Tell) {
+        for shard in 0..self.partitioner.shards() {
+            self.send(ShardIx(shard), Message::Tell(name.clone(), tell()));
+        }
+    }
+
+    fn on_tell(&mut self, from: ShardIx, name: &SpaceName, tell: Tell) {
+        let at = self.clock;
+        match tell {
+            Tell::Space { at, config } => return self.on_space(name, at, config),
+            Tell::SpaceGone { at } => return self.on_space_gone(name, at),
+            Tell::Exchanged => return self.on_exchanged(from),
+            _ => {}
+        }
+        let lost = self.with_space(name, |space, s| apply_tell(space, s, tell, at));
+        // A space that was dropped meanwhile has nothing left to be told.
+        if let Ok(lost) = lost {
+            self.append_unlinks(name, lost);
+        }
+    }
+}
+
+/// Applies a tell to a space; client links that were lost by it are returned for the log.
+fn apply_tell(
+    space: &mut Space,
+    s: &mut Surroundings<'_>,
+    tell: Tell,
+    at: Timestamp,
+) -> Vec<crate::request::LinkName> {
+    match tell {
+        Tell::LinkIn(link) => space.link_in(&link, s),
+        Tell::LinkGone { from, to, kind, automatic } => space.link_gone(from, to, &kind, automatic),
+        Tell::Live { key } => space.live(key),
+        Tell::Gone { key } => return space.gone(key),
+        Tell::Named { phrases } => space.named(phrases),
+        Tell::Reassociate { keys } => space.reassociate(&keys),
+        Tell::MentionedBy { to, from, weight } => space.mentioned_by(to, from, weight, at, s),
+        Tell::SequenceJoin { sequence, member } => space.change_sequence(sequence, member, true, s),
+        Tell::SequenceLeave { sequence, member } => {
+            space.change_sequence(sequence, member, false, s);
+        }
+        Tell::SequenceLinks { of, links } => space.set_sequence_links(of, &links, at, s),
+        Tell::Space { .. } | Tell::SpaceGone { .. } | Tell::Exchanged => {
+            unreachable!("handled before a space is looked up")
+        }
+    }
+    Vec::new()
+}
+
+fn no_space(name: &SpaceName) -> Rejection {
+    let detail = format!("there is no space `{}`; PUT it or store a memory in it", name.as_str());
+    Rejection::new(Code::SpaceNotFound, detail)
+}
+
+fn poisoned() -> Rejection {
+    let detail = "the log of this shard could not be written, so writes are refused until the \
+                  server was restarted on a sound disk; reads go on";
+    Rejection::new(Code::Poisoned, detail)
+}

@@ -1,0 +1,149 @@
+//! From the records of the log back to a running shard.
+//!
+//! *Invariants*: replaying the log gives the state that the log was written from, but for what is
+//! derived from other shards, which the exchange brings back.
+//!
+//! *Not here*: reading segments and telling a torn end from damage (`shards`).
+
+use crate::key::ShardIx;
+use crate::mesh::Tell;
+use crate::model::{SpaceName, Timestamp};
+use crate::record::{Contents, Damage, Put, SpaceNumber, View};
+use crate::request::LinkName;
+use crate::space::LogAddress;
+
+use super::Shard;
+
+impl Shard {
+    /// Applies the next record of the log, which lies at `address`.
+    ///
+    /// # Errors
+    /// [`Damage`] where its contents make no sense.
+    pub fn replay(&mut self, view: &View<'_>, address: LogAddress) -> Result<(), Damage> {
+        assert!(self.replaying, "records are replayed before the shard starts");
+        let contents = Contents::read(view.kind, view.head, view.tail)?;
+        self.sequence = self.sequence.max(view.header.sequence);
+        self.durable = self.sequence;
+        match contents {
+            Contents::Pad => {}
+            Contents::PutSpace { space, at, name, config } => {
+                self.saw(at);
+                match self.space_number(&name) {
+                    Some(known) if known == space => {
+                        self.install_space(&name, at, config);
+                    }
+                    _ => self.install_numbered_space(space, &name, at, config),
+                }
+            }
+            Contents::DropSpace { at, name } => {
+                self.saw(at);
+                self.remove_space(&name, at);
+            }
+            Contents::Put(put) => self.replay_put(&put, address)?,
+            Contents::Delete { space, at, id } => {
+                self.saw(at);
+                if let Some(name) = self.name_of(space) {
+                    let key = self.partitioner.key(&name, &id);
+                    self.replay_on(&name, |space, s| {
+                        if let Some(node) =
+                            space.graph.find(key).filter(|n| space.graph.is_memory(*n))
+                        {
+                            space.delete(node, at, s);
+                        }
+                    });
+                }
+            }
+            Contents::Link { space, at, from, links } => {
+                self.saw(at);
+                if let Some(name) = self.name_of(space) {
+                    let key = self.partitioner.key(&name, &from);
+                    self.replay_on(&name, |space, s| {
+                        let node = space.graph.find(key).filter(|n| space.graph.is_memory(*n));
+                        for link in links.iter().filter(|_| node.is_some()) {
+                            let node = node.expect("filtered above");
+                            // Bounds were checked when the record was written.
+                            let _ = space.put_client_link(node, link, at, s);
+                        }
+                    });
+                }
+            }
+            Contents::Unlink { space, from, to, kind } => {
+                if let Some(name) = self.name_of(space) {
+                    self.replay_on(&name, |space, s| {
+                        space.unlink(&LinkName { from, to, kind }, s);
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn replay_put(&mut self, put: &Put, address: LogAddress) -> Result<(), Damage> {
+        self.saw(put.updated_at);
+        let Some(name) = self.name_of(put.space) else { return Ok(()) };
+        let metadata = crate::record::metadata_of(&put.metadata)?;
+        let key = self.partitioner.key(&name, &put.id);
+        self.replay_on(&name, |space, s| {
+            let node = space.put(key, put, &metadata, s);
+            space.placed(node, address);
+        });
+        Ok(())
+    }
+
+    fn replay_on(
+        &mut self,
+        name: &SpaceName,
+        f: impl FnOnce(&mut crate::space::Space, &mut crate::space::Surroundings<'_>),
+    ) {
+        // What there is to tell is told by the exchange.
+        let applied = self.with_space(name, f);
+        assert!(applied.is_ok(), "the space was found by its number");
+    }
+
+    fn name_of(&self, number: SpaceNumber) -> Option<SpaceName> {
+        self.spaces.get(&number).map(|space| space.name.clone())
+    }
+
+    fn saw(&mut self, at: Timestamp) {
+        self.clock = self.clock.max(at);
+    }
+
+    /// The sequence number of the last record.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Replay is over: tells the other shards what they need to know, then that it has.
+    pub fn start_exchange(&mut self, now: Timestamp) {
+        self.now = now;
+        self.replaying = false;
+        let names: Vec<SpaceName> = self.space_numbers.keys().cloned().collect();
+        let dropped: Vec<_> = self.dropped_spaces.iter().map(|(n, at)| (n.clone(), *at)).collect();
+        for (name, at) in dropped {
+            self.tell_everyone(&name, || Tell::SpaceGone { at });
+        }
+        for name in &names {
+            let known = self.space(name).map(|s| (s.at, s.config.clone()));
+            if let Ok((at, config)) = known {
+                self.tell_everyone(name, || Tell::Space { at, config: config.clone() });
+            }
+        }
+        for name in &names {
+            let told = self.with_space(name, |space, s| space.exchange(s));
+            assert!(told.is_ok(), "the space is one of those there are");
+        }
+        let name = SpaceName::default();
+        for shard in 0..self.partitioner.shards() {
+            self.send(ShardIx(shard), crate::mesh::Message::Tell(name.clone(), Tell::Exchanged));
+        }
+    }
+
+    pub(super) fn on_exchanged(&mut self, _from: ShardIx) {
+        self.exchanged += 1;
+    }
+
+    /// Every shard, this one too, has told all that others need.
+    pub fn is_recovered(&self) -> bool {
+        self.exchanged >= self.partitioner.shards()
+    }
+}

@@ -1,0 +1,457 @@
+//! The owner's side of a recall: probing its indexes, spreading along its links, and reading back
+//! what is to be answered.
+//!
+//! *Invariants*: what a shard replies depends on its memories and the ask alone, and is ordered by
+//! score and key, never by node number.
+//!
+//! *Not here*: how replies are put together (`recall`).
+
+use std::sync::Arc;
+
+use crate::attributes::Attribute;
+use crate::filter::Filter;
+use crate::fixed::{Activation, WEIGHT_ONE};
+use crate::graph::{Edge, KindIx};
+use crate::key::{KeyMap, MemoryKey, ShardIx};
+use crate::limits;
+use crate::mesh::{
+    HopAsk, Hopped, LexicalAsk, LexicalFound, Mention, OpId, Probe, Probed, Reply, TermMembers, Via,
+};
+use crate::model::{SpaceName, Timestamp};
+use crate::node::NodeIx;
+use crate::recall::recipe;
+use crate::request::With;
+use crate::space::Space;
+use crate::terms::SharedTermKey;
+use crate::text::{self, Bm25Query};
+use crate::vector::{self, Accept, Hit, Progress, Scope, Search, Work};
+
+use super::Shard;
+use super::collect::Purpose;
+
+/// Memory that the searches of a shard share.
+#[derive(Default)]
+pub(super) struct Scratches {
+    text: text::Scratch,
+    vector: vector::Scratch,
+    pulses: hashbrown::HashMap<u32, u64, crate::key::KeyHashBuilder>,
+    via: KeyMap<Via>,
+}
+
+/// An exact search that runs in slices.
+pub(super) struct Scan {
+    to: ShardIx,
+    op: OpId,
+    probe: Arc<Probe>,
+    probed: Box<Probed>,
+    running: Option<vector::Probe>,
+    now: Timestamp,
+}
+
+/// Comparisons in one slice of an exact search of 384 dimensions: about 45 µs.
+const SCAN_SLICE: Work = Work(1000);
+
+/// Most memories that a filter lets through for which each is looked at.
+const CANDIDATES_MAX: usize = 10_000;
+
+/// What a recall may find in a space: by filter and by time.
+enum Allowed {
+    All,
+    Only(Vec<NodeIx>),
+    Where { compiled: crate::metadata::Compiled, estimate: usize },
+}
+
+impl Allowed {
+    fn of(space: &Space, filter: &Filter, now: Timestamp) -> Self {
+        if filter.is_empty() && !space.has_expired(now) {
+            return Self::All;
+        }
+        let compiled = space.metadata.compile(filter);
+        let live = |n: &NodeIx| space.entry(*n, now).is_some();
+        match space.metadata.candidates(&compiled, CANDIDATES_MAX) {
+            Some(candidates) => {
+                let passes = |n: &NodeIx| live(n) && space.metadata.matches(&compiled, *n);
+                Self::Only(candidates.into_iter().filter(passes).collect())
+            }
+            None => {
+                let estimate = space.metadata.estimate(&compiled);
+                Self::Where { compiled, estimate }
+            }
+        }
+    }
+
+    fn passes(&self, space: &Space, now: Timestamp, node: NodeIx) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(nodes) => nodes.contains(&node),
+            Self::Where { compiled, .. } => {
+                space.entry(node, now).is_some() && space.metadata.matches(compiled, node)
+            }
+        }
+    }
+}
+
+/// Runs `f` with what may be found, as the vector index wants it said.
+fn with_scope<T>(
+    space: &Space,
+    filter: &Filter,
+    now: Timestamp,
+    f: impl FnOnce(&Scope<'_>) -> T,
+) -> T {
+    let allowed = Allowed::of(space, filter, now);
+    let test = |node: NodeIx| allowed.passes(space, now, node);
+    let accept = match &allowed {
+        Allowed::All => Accept::All,
+        Allowed::Only(nodes) => Accept::Only(nodes),
+        Allowed::Where { estimate, .. } => Accept::Where { test: &test, estimate: *estimate },
+    };
+    f(&Scope { keys: space.graph.keys(), accept })
+}
+
+impl Shard {
+    pub(super) fn probe(&mut self, from: ShardIx, op: OpId, probe: Arc<Probe>) {
+        let Some(number) = self.space_number(&probe.space) else {
+            let nearest = vec![Vec::new(); probe.embeddings.len()];
+            let mentions = vec![Vec::new(); probe.texts.len()];
+            let document_frequency = vec![0; probe.terms.len()];
+            let empty = Probed { nearest, mentions, document_frequency, ..Probed::default() };
+            return self.reply(from, op, Ok(Reply::Probed(Box::new(empty))));
+        };
+        let space = &self.spaces[&number];
+        let mut probed = Box::new(probe_text(space, &probe, self.now));
+        match &space.vectors {
+            None => probed.nearest = vec![Vec::new(); probe.embeddings.len()],
+            Some(vectors) if probe.exact && !probe.embeddings.is_empty() => {
+                let running = Some(vectors.exact(&probe.embeddings[0], probe.candidates));
+                let now = self.now;
+                self.scans.push_back(Scan { to: from, op, probe, probed, running, now });
+                return;
+            }
+            Some(vectors) => {
+                let (now, scratch) = (self.now, &mut self.scratch.vector);
+                with_scope(space, &probe.filter, now, |scope| {
+                    for embedding in &probe.embeddings {
+                        let search = Search {
+                            vector: embedding,
+                            k: probe.candidates,
+                            ef: None,
+                            scope: *scope,
+                        };
+                        probed.nearest.push(keyed(space, &vectors.search(scratch, &search)));
+                    }
+                });
+            }
+        }
+        self.reply(from, op, Ok(Reply::Probed(probed)));
+    }
+
+    /// Runs one slice of an exact search; false where there is none.
+    pub(super) fn run_scan(&mut self) -> bool {
+        let Some(mut scan) = self.scans.pop_front() else { return false };
+        let number = self.space_number(&scan.probe.space);
+        let vectors = number.and_then(|n| self.spaces[&n].vectors.as_ref().map(|v| (n, v)));
+        let Some((number, vectors)) = vectors else {
+            // The space went away under the scan.
+            scan.probed.nearest = vec![Vec::new(); scan.probe.embeddings.len()];
+            self.reply(scan.to, scan.op, Ok(Reply::Probed(scan.probed)));
+            return true;
+        };
+        let space = &self.spaces[&number];
+        let mut running = scan.running.take().expect("a scan in the queue is running");
+        let progress = with_scope(space, &scan.probe.filter, scan.now, |scope| {
+            running.step(vectors, scope, SCAN_SLICE)
+        });
+        if progress == Progress::More {
+            scan.running = Some(running);
+            self.scans.push_back(scan);
+            return true;
+        }
+        let hits = running.finish(vectors, space.graph.keys(), &mut self.scratch.vector);
+        scan.probed.nearest.push(keyed(space, &hits));
+        match scan.probe.embeddings.get(scan.probed.nearest.len()) {
+            Some(next) => {
+                scan.running = Some(vectors.exact(next, scan.probe.candidates));
+                self.scans.push_back(scan);
+            }
+            None => self.reply(scan.to, scan.op, Ok(Reply::Probed(scan.probed))),
+        }
+        true
+    }
+
+    pub(super) fn lexical(
+        &mut self,
+        from: ShardIx,
+        op: OpId,
+        ask: &LexicalAsk,
+        marked: &[MemoryKey],
+    ) {
+        let Some(number) = self.space_number(&ask.space) else {
+            let hits = vec![Vec::new(); ask.queries.len()];
+            let bearers = vec![Vec::new(); ask.attributes.len()];
+            return self.reply(
+                from,
+                op,
+                Ok(Reply::Lexical(Box::new(LexicalFound { hits, bearers }))),
+            );
+        };
+        let space = &self.spaces[&number];
+        let found = lexical_search(space, ask, marked, self.now, &mut self.scratch.text);
+        self.reply(from, op, Ok(Reply::Lexical(Box::new(found))));
+    }
+
+    pub(super) fn hop(
+        &mut self,
+        from: ShardIx,
+        op: OpId,
+        ask: &HopAsk,
+        sources: &[(MemoryKey, Activation)],
+    ) {
+        let mut hopped = Hopped::default();
+        if let Some(number) = self.space_number(&ask.space) {
+            let space = &self.spaces[&number];
+            run_hop(space, ask, sources, self.now, &mut self.scratch, &mut hopped);
+        }
+        self.reply(from, op, Ok(Reply::Hopped(Box::new(hopped))));
+    }
+
+    pub(super) fn term_members(
+        &mut self,
+        from: ShardIx,
+        op: OpId,
+        space: &SpaceName,
+        terms: &[SharedTermKey],
+        explain: bool,
+    ) {
+        let rows = match self.space(space) {
+            Ok(space) => terms.iter().map(|t| members(space, *t, explain)).collect(),
+            Err(_) => vec![TermMembers::default(); terms.len()],
+        };
+        self.reply(from, op, Ok(Reply::Terms(rows)));
+    }
+
+    pub(super) fn mentions(
+        &mut self,
+        from: ShardIx,
+        op: OpId,
+        space: &SpaceName,
+        texts: &[String],
+    ) {
+        let found = match self.space(space) {
+            Ok(space) => texts.iter().map(|text| mentions_in(space, text)).collect(),
+            Err(_) => vec![Vec::new(); texts.len()],
+        };
+        self.reply(from, op, Ok(Reply::Mentions(found)));
+    }
+
+    pub(super) fn fetch(
+        &mut self,
+        from: ShardIx,
+        op: OpId,
+        name: &SpaceName,
+        keys: Vec<MemoryKey>,
+        filter: &Filter,
+        with: With,
+    ) {
+        let Ok(space) = self.space(name) else {
+            let none = vec![None; keys.len()];
+            return self.reply(from, op, Ok(Reply::Fetched(none)));
+        };
+        let compiled = (!filter.is_empty()).then(|| space.metadata.compile(filter));
+        // A key that the filter removes is asked for as one that does not exist.
+        let absent = MemoryKey(0);
+        let allowed = |key: &MemoryKey| {
+            let node = space.live_node(*key, self.now);
+            node.is_some_and(|n| compiled.as_ref().is_none_or(|c| space.metadata.matches(c, n)))
+        };
+        let wanted = keys.iter().map(|k| if allowed(k) { *k } else { absent }).collect();
+        self.collect(from, op, name, wanted, with, Purpose::Fetch);
+    }
+}
+
+fn probe_text(space: &Space, probe: &Probe, now: Timestamp) -> Probed {
+    let df = |t: &text::TermKey| u32::try_from(space.text.df(*t)).unwrap_or(u32::MAX);
+    let mut attributes: Vec<Attribute> = Vec::new();
+    let mut mentions = Vec::with_capacity(probe.texts.len());
+    for text in &probe.texts {
+        mentions.push(if probe.names { mentions_in(space, text) } else { Vec::new() });
+        if probe.names {
+            attributes.extend(space.attributes.named_in(text));
+        }
+    }
+    Probed {
+        documents: space.text.documents(),
+        total_length: space.text.total_length(),
+        memories: space.memories(),
+        document_frequency: probe.terms.iter().map(df).collect(),
+        nearest: Vec::with_capacity(probe.embeddings.len()),
+        mentions,
+        ids: probe.ids.iter().copied().filter(|k| space.live_node(*k, now).is_some()).collect(),
+        attributes,
+    }
+}
+
+fn keyed(space: &Space, hits: &[Hit]) -> Vec<(MemoryKey, f32)> {
+    hits.iter().map(|hit| (space.graph.key(hit.node), hit.score)).collect()
+}
+
+fn mentions_in(space: &Space, text: &str) -> Vec<Mention> {
+    let matches = space.names.matches(text).into_iter().map(|found| Mention {
+        span: found.span,
+        holder_count: found.holder_count,
+        holders: found.holders.iter().map(|(n, w)| (space.graph.key(*n), *w)).collect(),
+    });
+    matches.collect()
+}
+
+fn lexical_search(
+    space: &Space,
+    ask: &LexicalAsk,
+    marked: &[MemoryKey],
+    now: Timestamp,
+    scratch: &mut text::Scratch,
+) -> LexicalFound {
+    let allowed = Allowed::of(space, &ask.filter, now);
+    let all = matches!(allowed, Allowed::All);
+    let nodes: Option<hashbrown::HashSet<NodeIx>> = match &allowed {
+        Allowed::Only(nodes) => Some(nodes.iter().copied().collect()),
+        Allowed::All | Allowed::Where { .. } => None,
+    };
+    let accept = |node: NodeIx| match &nodes {
+        Some(nodes) => nodes.contains(&node),
+        None => allowed.passes(space, now, node),
+    };
+    let mut found = LexicalFound::default();
+    for terms in &ask.queries {
+        let query = Bm25Query {
+            terms,
+            average_length: ask.average_length,
+            k: ask.candidates,
+            keys: space.graph.keys(),
+            accept: if all { None } else { Some(&accept) },
+        };
+        let hits = space.text.search(&query, scratch);
+        found.hits.push(hits.iter().map(|(n, score)| (space.graph.key(*n), *score)).collect());
+    }
+    for attribute in &ask.attributes {
+        let hits = found.hits.iter().flatten().map(|(key, _)| *key);
+        let bears = |key: &MemoryKey| {
+            let node = space.live_node(*key, now);
+            node.is_some_and(|n| space.attributes.of(n).contains(attribute))
+        };
+        let mut bearers: Vec<MemoryKey> =
+            hits.chain(marked.iter().copied()).filter(bears).collect();
+        bearers.sort_unstable();
+        bearers.dedup();
+        found.bearers.push(bearers);
+    }
+    found
+}
+
+fn run_hop(
+    space: &Space,
+    ask: &HopAsk,
+    sources: &[(MemoryKey, Activation)],
+    now: Timestamp,
+    scratch: &mut Scratches,
+    hopped: &mut Hopped,
+) {
+    let kinds: Option<Vec<KindIx>> =
+        ask.kinds.as_ref().map(|k| k.iter().filter_map(|k| space.graph.find_kind(k)).collect());
+    scratch.pulses.clear();
+    scratch.via.clear();
+    for (key, activation) in sources {
+        let Some(node) = space.live_node(*key, now) else { continue };
+        if hopped.links >= ask.budget {
+            hopped.truncated = true;
+            break;
+        }
+        if ask.terms {
+            hopped.terms.push((*key, space.terms.terms_of(node).to_vec()));
+        }
+        spread_from(space, ask, kinds.as_deref(), node, *activation, scratch, hopped);
+    }
+    hopped.pulses.reserve(scratch.pulses.len());
+    for (node, amount) in &scratch.pulses {
+        let key = space.graph.key(NodeIx(*node));
+        hopped.pulses.push((key, Activation(*amount)));
+        if ask.explain {
+            let via = scratch.via.remove(&key.0).expect("each pulse notes its strongest source");
+            hopped.via.push(via);
+        }
+    }
+}
+
+fn spread_from(
+    space: &Space,
+    ask: &HopAsk,
+    kinds: Option<&[KindIx]>,
+    node: NodeIx,
+    activation: Activation,
+    scratch: &mut Scratches,
+    hopped: &mut Hopped,
+) {
+    let follows = |e: &&Edge| e.is_live() && kinds.is_none_or(|kinds| kinds.contains(&e.kind()));
+    let out = space.graph.outward(node);
+    let total: u64 = out.iter().filter(follows).map(|e| u64::from(e.weight)).sum();
+    if total == 0 {
+        return;
+    }
+    let norm = Activation::from_f64(recipe::fan_out_norm(total as f64 / f64::from(WEIGHT_ONE)));
+    let each = activation.times(norm);
+    let key = space.graph.key(node);
+    let mut follow = |edge: &Edge| {
+        let amount = each.through(edge.weight);
+        let sum = scratch.pulses.entry(edge.node.0).or_insert(0);
+        *sum = sum.saturating_add(amount.0);
+        if ask.explain {
+            let via = Via {
+                from: key,
+                kind: space.graph.kind(edge.kind()).clone(),
+                weight: norm.through(edge.weight).to_f64(),
+                amount,
+                term: None,
+            };
+            keep_stronger(&mut scratch.via, space.graph.key(edge.node), via);
+        }
+    };
+    let fan_out = ask.fan_out as usize;
+    if out.len() <= fan_out {
+        out.iter().filter(follows).for_each(&mut follow);
+        hopped.links += out.len() as u64;
+        return;
+    }
+    let mut edges: Vec<Edge> = out.iter().filter(follows).copied().collect();
+    if edges.len() > fan_out {
+        let order = |e: &Edge| (u16::MAX - e.weight, space.graph.key(e.node), e.kind());
+        edges.select_nth_unstable_by_key(fan_out, order);
+        edges.truncate(fan_out);
+    }
+    edges.iter().for_each(&mut follow);
+    hopped.links += edges.len() as u64;
+}
+
+/// Keeps the stronger of two sources; of equal ones that with the smaller key.
+pub(crate) fn keep_stronger(via: &mut KeyMap<Via>, to: MemoryKey, new: Via) {
+    match via.entry(to.0) {
+        hashbrown::hash_map::Entry::Vacant(slot) => {
+            slot.insert(new);
+        }
+        hashbrown::hash_map::Entry::Occupied(mut slot) => {
+            let old = slot.get();
+            let order = |v: &Via| (std::cmp::Reverse(v.amount), v.from, v.kind.clone());
+            if order(&new) < order(old) {
+                slot.insert(new);
+            }
+        }
+    }
+}
+
+fn members(space: &Space, term: SharedTermKey, explain: bool) -> TermMembers {
+    let nodes = space.terms.members(term);
+    let few = nodes.len() <= limits::TERM_MEMBERS_MAX;
+    TermMembers {
+        count: nodes.len() as u64,
+        keys: if few { nodes.iter().map(|n| space.graph.key(*n)).collect() } else { Vec::new() },
+        display: if explain { space.terms.display(term).map(Arc::from) } else { None },
+    }
+}

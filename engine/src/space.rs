@@ -1,0 +1,930 @@
+//! What one shard holds of one space: memories, links and every index over them.
+//!
+//! *Invariants*: all of it is a function of the records applied and the tells received; an index
+//! holds exactly the memories that exist here.
+//!
+//! *Not here*: messages and the log (`shard`).
+
+use std::collections::VecDeque;
+
+use crate::attributes::{self, AttributeIndex};
+use crate::fixed;
+use crate::graph::{EdgeName, Graph, KindIx, LinkChange};
+use crate::key::{KeyMap, MemoryKey, Partitioner, ShardIx};
+use crate::limits;
+use crate::mesh::{AutomaticKind, LinkIn, Member, Tell};
+use crate::metadata::MetadataIndex;
+use crate::model::{Link, LinkKind, MemoryId, Metadata, SpaceConfig, SpaceName, Timestamp, Weight};
+use crate::names::{self, NameIndex};
+use crate::node::NodeIx;
+use crate::record::{Put, SpaceNumber};
+use crate::request::{Code, LinkName, Rejection};
+use crate::sequence;
+use crate::terms::{self, TermIndex};
+use crate::text::{Analyzer, TermKey, TextIndex};
+use crate::vector::VectorIndex;
+
+/// Where a record lies in the log of its shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogAddress {
+    /// Number of the segment.
+    pub segment: u32,
+    /// Offset of the record in the segment, in bytes.
+    pub offset: u32,
+    /// Bytes of header and head.
+    pub head_bytes: u32,
+    /// Bytes of the tail.
+    pub tail_bytes: u32,
+}
+
+/// What is known of a memory without reading the log.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its id.
+    pub id: MemoryId,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it first arrived.
+    pub arrived_at: Timestamp,
+    /// When it was last written.
+    pub updated_at: Timestamp,
+    /// From when on it does not exist; the far future where it has no expiry.
+    pub expires_at: Timestamp,
+    /// Its newest record.
+    pub address: LogAddress,
+    /// The sequence that it belongs to.
+    pub sequence: Option<u64>,
+    /// It waits to be associated.
+    queued: bool,
+}
+
+/// Expiry of what does not expire.
+pub const NEVER: Timestamp = Timestamp(i64::MAX);
+
+/// Tells to other shards, or to this one.
+pub type Tells = Vec<(ShardIx, Tell)>;
+
+/// Who asks and how shards are found: what most functions of a space need.
+pub struct Surroundings<'a> {
+    /// This shard.
+    pub me: ShardIx,
+    /// Owners of keys.
+    pub partitioner: &'a Partitioner,
+    /// Words into terms.
+    pub analyzer: &'a mut Analyzer,
+    /// What is to be told.
+    pub tells: &'a mut Tells,
+    /// Records are being replayed.
+    pub replaying: bool,
+}
+
+impl Surroundings<'_> {
+    fn tell_owner(&mut self, key: MemoryKey, tell: Tell) {
+        self.tells.push((self.partitioner.owner(key), tell));
+    }
+}
+
+/// What one shard holds of one space.
+pub struct Space {
+    /// Number in this shard's log.
+    pub number: SpaceNumber,
+    /// Name.
+    pub name: SpaceName,
+    /// Configuration.
+    pub config: SpaceConfig,
+    /// When it was created or last changed.
+    pub at: Timestamp,
+    /// Nodes and links.
+    pub graph: Graph,
+    /// Vector index, from the first embedding on.
+    pub vectors: Option<VectorIndex>,
+    /// Text index.
+    pub text: TextIndex,
+    /// Who bears which name.
+    pub names: NameIndex,
+    /// Who holds which shared term.
+    pub terms: TermIndex,
+    /// Speakers, sources and tags.
+    pub attributes: AttributeIndex,
+    /// Metadata.
+    pub metadata: MetadataIndex,
+    /// Sequences that are kept here.
+    sequences: KeyMap<Vec<Member>>,
+    entries: Vec<Option<Box<Entry>>>,
+    foreign_ids: KeyMap<MemoryId>,
+    deleted_at: KeyMap<Timestamp>,
+    to_associate: VecDeque<NodeIx>,
+    phrases: VecDeque<Vec<TermKey>>,
+    link_times: KeyMap<Timestamp>,
+    texts: KeyMap<String>,
+    text_bytes: usize,
+    memories: u64,
+    expiring: u64,
+    expiring_may_end: Timestamp,
+    seed: u64,
+}
+
+/// New names whose mentioners are looked for in one slice.
+const MENTIONERS_PER_SLICE: usize = 4;
+/// Normal forms kept for association, in bytes; past it they are read back from the log.
+const ASSOCIATION_TEXT_BYTES_MAX: usize = 32 << 20;
+
+impl Space {
+    /// An empty space; `seed` fixes the vector index's levels.
+    pub fn new(
+        number: SpaceNumber,
+        name: SpaceName,
+        config: SpaceConfig,
+        at: Timestamp,
+        seed: u64,
+    ) -> Self {
+        Self {
+            number,
+            name,
+            config,
+            at,
+            graph: Graph::default(),
+            vectors: None,
+            text: TextIndex::new(),
+            names: NameIndex::new(),
+            terms: TermIndex::new(),
+            attributes: AttributeIndex::new(),
+            metadata: MetadataIndex::new(),
+            sequences: KeyMap::default(),
+            entries: Vec::new(),
+            foreign_ids: KeyMap::default(),
+            deleted_at: KeyMap::default(),
+            to_associate: VecDeque::new(),
+            phrases: VecDeque::new(),
+            link_times: KeyMap::default(),
+            texts: KeyMap::default(),
+            text_bytes: 0,
+            memories: 0,
+            expiring: 0,
+            expiring_may_end: NEVER,
+            seed,
+        }
+    }
+
+    /// Memories that exist here.
+    pub fn memories(&self) -> u64 {
+        self.memories
+    }
+
+    /// Memories that wait to be associated.
+    pub fn association_backlog(&self) -> u64 {
+        (self.to_associate.len() + self.phrases.len()) as u64
+    }
+
+    /// The entry of a memory that exists here and has not expired.
+    pub fn entry(&self, node: NodeIx, now: Timestamp) -> Option<&Entry> {
+        self.entries.get(node.index())?.as_deref().filter(|e| e.expires_at > now)
+    }
+
+    /// The node of a memory that exists here and has not expired.
+    pub fn live_node(&self, key: MemoryKey, now: Timestamp) -> Option<NodeIx> {
+        self.graph.find(key).filter(|n| self.entry(*n, now).is_some())
+    }
+
+    /// Some memory may have expired by `now`, so that answers have to look.
+    pub fn has_expired(&self, now: Timestamp) -> bool {
+        self.expiring > 0 && self.expiring_may_end <= now
+    }
+
+    /// Every memory that exists here.
+    pub fn nodes(&self, now: Timestamp) -> impl Iterator<Item = (NodeIx, &Entry)> {
+        let live = move |e: &&Entry| e.expires_at > now;
+        (0u32..)
+            .map(NodeIx)
+            .zip(&self.entries)
+            .filter_map(move |(node, entry)| entry.as_deref().filter(live).map(|e| (node, e)))
+    }
+
+    /// Notes where the newest record of a memory lies.
+    pub fn placed(&mut self, node: NodeIx, address: LogAddress) {
+        if let Some(Some(entry)) = self.entries.get_mut(node.index()) {
+            entry.address = address;
+        }
+    }
+
+    /// The id of a node, where this shard knows it.
+    pub fn id_of(&self, node: NodeIx) -> Option<&MemoryId> {
+        match self.entries.get(node.index()) {
+            Some(Some(entry)) => Some(&entry.id),
+            _ => self.foreign_ids.get(&self.graph.key(node).0),
+        }
+    }
+
+    /// Checks what only this shard can: that the key belongs to this id and no other.
+    ///
+    /// # Errors
+    /// [`Code::AlreadyExists`], should two ids ever have one key.
+    pub fn check_key(&self, key: MemoryKey, id: &MemoryId) -> Result<(), Rejection> {
+        let other = self.graph.find(key).and_then(|n| self.id_of(n)).filter(|known| *known != id);
+        match other {
+            None => Ok(()),
+            Some(other) => {
+                let detail = format!(
+                    "this id has the same 64-bit key as `{}`; store it under another id",
+                    other.as_str()
+                );
+                Err(Rejection::new(Code::AlreadyExists, detail))
+            }
+        }
+    }
+
+    /// The client links that leave a node, as a record holds them.
+    pub fn client_links(&self, node: NodeIx) -> Vec<Link> {
+        let edges = self.graph.outward(node).iter().filter(|e| !e.is_automatic());
+        edges
+            .filter_map(|edge| {
+                Some(Link {
+                    to: self.id_of(edge.node)?.clone(),
+                    weight: Weight::new(f32::from(edge.weight) / f32::from(fixed::WEIGHT_ONE))
+                        .unwrap_or(Weight::ONE),
+                    kind: (**self.graph.kind(edge.kind())).clone(),
+                })
+            })
+            .collect()
+    }
+
+    /// Stores or replaces a memory; true where it is new.
+    pub fn put(
+        &mut self,
+        key: MemoryKey,
+        put: &Put,
+        metadata: &Metadata,
+        s: &mut Surroundings<'_>,
+    ) -> NodeIx {
+        let node = self.graph.intern(key, false);
+        self.grow_entries(node);
+        let existed = self.entries[node.index()].is_some();
+        if existed {
+            self.unindex(node, s);
+        }
+        self.insert_entry(node, put, metadata);
+        self.index(node, put, metadata, s);
+        self.replace_client_links(node, &put.links, put.updated_at, s);
+        if !existed {
+            self.memories += 1;
+            self.announce_existence(node, s);
+        }
+        node
+    }
+
+    fn grow_entries(&mut self, node: NodeIx) {
+        if self.entries.len() <= node.index() {
+            self.entries.resize_with(node.index() + 1, || None);
+        }
+    }
+
+    fn insert_entry(&mut self, node: NodeIx, put: &Put, metadata: &Metadata) {
+        let expires_at = put.expires_at.unwrap_or(NEVER);
+        let sequence =
+            if self.config.associate { sequence::sequence_of(metadata).map(|k| k.0) } else { None };
+        self.foreign_ids.remove(&self.graph.key(node).0);
+        self.entries[node.index()] = Some(Box::new(Entry {
+            id: put.id.clone(),
+            created_at: put.created_at,
+            arrived_at: put.arrived_at,
+            updated_at: put.updated_at,
+            expires_at,
+            address: LogAddress::default(),
+            sequence,
+            queued: false,
+        }));
+        if expires_at != NEVER {
+            self.expiring += 1;
+            self.expiring_may_end = self.expiring_may_end.min(expires_at);
+        }
+    }
+
+    fn index(&mut self, node: NodeIx, put: &Put, metadata: &Metadata, s: &mut Surroundings<'_>) {
+        if let Some(embedding) = &put.embedding {
+            let dimensions = u16::try_from(embedding.len()).expect("bounded by the limits");
+            let (metric, encoding, seed) = (self.config.metric, self.config.encoding, self.seed);
+            self.vectors
+                .get_or_insert_with(|| VectorIndex::new(dimensions, metric, encoding, seed))
+                .insert(node, embedding);
+        }
+        if let Some(content) = &put.content {
+            let analyzed = s.analyzer.analyze(content);
+            self.text.insert(node, &analyzed);
+        }
+        self.metadata.insert(node, &put.id, metadata, put.created_at, put.expires_at);
+        if self.config.associate {
+            self.associate(node, put, metadata, s);
+        }
+    }
+
+    /// What is associated at once: names, shared terms, the sequence; mentions wait in a queue.
+    fn associate(
+        &mut self,
+        node: NodeIx,
+        put: &Put,
+        metadata: &Metadata,
+        s: &mut Surroundings<'_>,
+    ) {
+        let content = put.content.as_deref();
+        let borne = names::names_of(metadata, content, self.config.title_from_content);
+        if !borne.is_empty() {
+            let phrases = borne.iter().map(|name| s.analyzer.query(&name.spelled));
+            let phrases: Vec<_> = phrases.filter(|p| !p.is_empty()).collect();
+            for shard in 0..s.partitioner.shards() {
+                s.tells.push((ShardIx(shard), Tell::Named { phrases: phrases.clone() }));
+            }
+            self.names.insert(node, &borne);
+        }
+        self.terms.insert(node, &terms::terms_of(metadata, content));
+        self.attributes.insert(node, &attributes::attributes_of(metadata));
+        if let Some(content) = content {
+            self.enqueue(node, Some(names::normal_form(content)));
+        }
+        if let Some((sequence, member)) = self.membership(node) {
+            let keeper = s.partitioner.shard_of(sequence);
+            s.tells.push((keeper, Tell::SequenceJoin { sequence, member }));
+        }
+    }
+
+    fn membership(&self, node: NodeIx) -> Option<(u64, Member)> {
+        let entry = self.entries[node.index()].as_deref()?;
+        let member = Member {
+            created_at: entry.created_at,
+            arrived_at: entry.arrived_at,
+            key: self.graph.key(node),
+        };
+        entry.sequence.map(|sequence| (sequence, member))
+    }
+
+    fn unindex(&mut self, node: NodeIx, s: &mut Surroundings<'_>) {
+        self.reassociate_mentioners(node, s);
+        if let Some((sequence, member)) = self.membership(node) {
+            let keeper = s.partitioner.shard_of(sequence);
+            s.tells.push((keeper, Tell::SequenceLeave { sequence, member }));
+        }
+        if let Some(vectors) = &mut self.vectors {
+            vectors.remove(node);
+        }
+        self.text.remove(node);
+        self.names.remove(node);
+        self.terms.remove(node);
+        self.attributes.remove(node);
+        self.metadata.remove(node);
+        self.forget_text(node);
+        let entry = self.entries[node.index()].take();
+        self.expiring -= u64::from(entry.is_some_and(|e| e.expires_at != NEVER));
+    }
+
+    /// Names of a node are about to change: who mentions it is looked at again.
+    fn reassociate_mentioners(&mut self, node: NodeIx, s: &mut Surroundings<'_>) {
+        let Some(mentions) = self.automatic_kind(AutomaticKind::Mentions) else { return };
+        let mut by_shard: Vec<(ShardIx, Vec<MemoryKey>)> = Vec::new();
+        for edge in
+            self.graph.inward(node).iter().filter(|e| e.kind() == mentions && e.is_automatic())
+        {
+            let key = self.graph.key(edge.node);
+            let owner = s.partitioner.owner(key);
+            match by_shard.iter_mut().find(|(shard, _)| *shard == owner) {
+                Some((_, keys)) => keys.push(key),
+                None => by_shard.push((owner, vec![key])),
+            }
+        }
+        s.tells.extend(by_shard.into_iter().map(|(to, keys)| (to, Tell::Reassociate { keys })));
+    }
+
+    fn announce_existence(&mut self, node: NodeIx, s: &mut Surroundings<'_>) {
+        self.graph.set_exists(node, true);
+        self.tell_linkers(node, s, |key| Tell::Live { key });
+    }
+
+    fn tell_linkers(
+        &self,
+        node: NodeIx,
+        s: &mut Surroundings<'_>,
+        tell: impl Fn(MemoryKey) -> Tell,
+    ) {
+        let remote = self.graph.inward(node).iter().filter(|e| self.graph.is_remote(e.node));
+        let mut shards: Vec<ShardIx> =
+            remote.map(|e| s.partitioner.owner(self.graph.key(e.node))).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        let key = self.graph.key(node);
+        s.tells.extend(shards.into_iter().map(|shard| (shard, tell(key))));
+    }
+
+    /// Forgets a memory with its links; the client links of others that led to it, by source and
+    /// target, are returned for the log.
+    pub fn delete(
+        &mut self,
+        node: NodeIx,
+        at: Timestamp,
+        s: &mut Surroundings<'_>,
+    ) -> Vec<LinkName> {
+        let key = self.graph.key(node);
+        let id = self.entries[node.index()].as_deref().map(|e| e.id.clone());
+        self.tell_linkers(node, s, |key| Tell::Gone { key });
+        self.unindex(node, s);
+        self.remove_all_out(node, s);
+        self.memories -= 1;
+        self.deleted_at.insert(key.0, at);
+        self.graph.set_exists(node, false);
+        let lost = self.drop_links_to(node);
+        self.graph.release(node);
+        let id = id.expect("only memories that exist are deleted");
+        lost.into_iter().map(|from| LinkName { from, to: id.clone(), kind: None }).collect()
+    }
+
+    fn remove_all_out(&mut self, node: NodeIx, s: &mut Surroundings<'_>) {
+        for edge in self.graph.outward(node).to_vec() {
+            let name = EdgeName { kind: edge.kind(), automatic: edge.is_automatic() };
+            self.remove_edge(node, edge.node, name, s);
+        }
+    }
+
+    /// Removes every link to a node; the sources of client links among them are returned.
+    fn drop_links_to(&mut self, node: NodeIx) -> Vec<MemoryId> {
+        let mut sources = Vec::new();
+        for edge in self.graph.inward(node).to_vec() {
+            let name = EdgeName { kind: edge.kind(), automatic: edge.is_automatic() };
+            let source = self.entries.get(edge.node.index()).and_then(|e| e.as_deref());
+            if let Some(source) = source.filter(|_| !name.automatic) {
+                sources.push(source.id.clone());
+            }
+            self.graph.remove_link(edge.node, node, name);
+        }
+        sources.sort_unstable();
+        sources.dedup();
+        sources
+    }
+
+    /// Another shard's memory is gone; as [`Space::delete`] for the links that led to it from here.
+    pub fn gone(&mut self, key: MemoryKey) -> Vec<LinkName> {
+        let Some(node) = self.graph.find(key) else { return Vec::new() };
+        self.graph.set_exists(node, false);
+        let id = self.id_of(node).cloned();
+        let lost = self.drop_links_to(node);
+        self.foreign_ids.remove(&key.0);
+        if let Some(node) = self.graph.find(key) {
+            self.graph.release(node);
+        }
+        let Some(id) = id else { return Vec::new() };
+        lost.into_iter().map(|from| LinkName { from, to: id.clone(), kind: None }).collect()
+    }
+
+    /// Another shard's memory, to which this one links, exists now.
+    pub fn live(&mut self, key: MemoryKey) {
+        if let Some(node) = self.graph.find(key) {
+            self.graph.set_exists(node, true);
+        }
+    }
+
+    fn replace_client_links(
+        &mut self,
+        node: NodeIx,
+        links: &[Link],
+        at: Timestamp,
+        s: &mut Surroundings<'_>,
+    ) {
+        let kept: Vec<(MemoryKey, &LinkKind)> =
+            links.iter().map(|l| (s.partitioner.key(&self.name, &l.to), &l.kind)).collect();
+        for edge in self.graph.outward(node).to_vec() {
+            let key = self.graph.key(edge.node);
+            let kind = self.graph.kind(edge.kind()).clone();
+            if !edge.is_automatic() && !kept.contains(&(key, &*kind)) {
+                let name = EdgeName { kind: edge.kind(), automatic: false };
+                self.remove_edge(node, edge.node, name, s);
+            }
+        }
+        for link in links {
+            let written = self.put_client_link(node, link, at, s);
+            debug_assert!(written.is_ok(), "links of a record were checked before it was written");
+        }
+    }
+
+    /// Checks that a client link may be written.
+    ///
+    /// # Errors
+    /// [`Code::LimitExceeded`] where the space has too many kinds or the memory too many links.
+    pub fn check_link(&mut self, node: Option<NodeIx>, link: &Link) -> Result<(), Rejection> {
+        self.graph.intern_kind(&link.kind)?;
+        let count = node.map_or(0, |n| self.graph.outward(n).len());
+        if count < limits::LINKS_PER_MEMORY_MAX {
+            return Ok(());
+        }
+        let detail = format!(
+            "a memory has at most {} links; remove some before adding others",
+            limits::LINKS_PER_MEMORY_MAX
+        );
+        Err(Rejection::new(Code::LimitExceeded, detail))
+    }
+
+    /// Writes a client link that leaves a memory of this shard.
+    ///
+    /// # Errors
+    /// As [`Space::check_link`].
+    pub fn put_client_link(
+        &mut self,
+        from: NodeIx,
+        link: &Link,
+        at: Timestamp,
+        s: &mut Surroundings<'_>,
+    ) -> Result<(), Rejection> {
+        let to = s.partitioner.key(&self.name, &link.to);
+        let kind = self.graph.intern_kind(&link.kind)?;
+        let weight = fixed::weight_units(link.weight.get());
+        let name = EdgeName { kind, automatic: false };
+        if s.replaying {
+            self.link_times.insert(link_hash(self.graph.key(from), to), at);
+        }
+        self.put_edge(from, to, Some(&link.to), name, weight, at, s);
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one link is that many things")]
+    fn put_edge(
+        &mut self,
+        from: NodeIx,
+        to: MemoryKey,
+        to_id: Option<&MemoryId>,
+        name: EdgeName,
+        weight: u16,
+        at: Timestamp,
+        s: &mut Surroundings<'_>,
+    ) {
+        let owner = s.partitioner.owner(to);
+        let node = self.graph.intern(to, owner != s.me);
+        if let Some(id) = to_id.filter(|_| !self.graph.is_memory(node)) {
+            self.foreign_ids.entry(to.0).or_insert_with(|| id.clone());
+        }
+        let change = self.graph.put_link(from, node, name, weight);
+        if owner != s.me && change != LinkChange::None {
+            let link = self.link_message(from, to, name, weight, at);
+            s.tells.push((owner, Tell::LinkIn(link)));
+        }
+    }
+
+    fn link_message(
+        &self,
+        from: NodeIx,
+        to: MemoryKey,
+        name: EdgeName,
+        weight: u16,
+        at: Timestamp,
+    ) -> LinkIn {
+        LinkIn {
+            from: self.graph.key(from),
+            to,
+            to_id: self.foreign_ids.get(&to.0).cloned(),
+            kind: (**self.graph.kind(name.kind)).clone(),
+            automatic: name.automatic,
+            weight,
+            at,
+        }
+    }
+
+    fn remove_edge(
+        &mut self,
+        from: NodeIx,
+        to: NodeIx,
+        name: EdgeName,
+        s: &mut Surroundings<'_>,
+    ) -> bool {
+        let remote = self.graph.is_remote(to);
+        let (from_key, to_key) = (self.graph.key(from), self.graph.key(to));
+        let kind = (**self.graph.kind(name.kind)).clone();
+        let removed = self.graph.remove_link(from, to, name);
+        if removed && remote {
+            let gone =
+                Tell::LinkGone { from: from_key, to: to_key, kind, automatic: name.automatic };
+            s.tell_owner(to_key, gone);
+        }
+        if removed && self.graph.find(to_key).is_none() {
+            self.foreign_ids.remove(&to_key.0);
+        }
+        removed
+    }
+
+    /// Removes the client links that a name means; how many there were.
+    pub fn unlink(&mut self, link: &LinkName, s: &mut Surroundings<'_>) -> u64 {
+        let from = self.graph.find(s.partitioner.key(&self.name, &link.from));
+        let to = self.graph.find(s.partitioner.key(&self.name, &link.to));
+        let (Some(from), Some(to)) = (from, to) else { return 0 };
+        let wanted = link.kind.as_ref().map(|k| self.graph.find_kind(k));
+        let names = self.graph.names_between(from, to);
+        let meant = |n: &EdgeName| !n.automatic && wanted.is_none_or(|k| k == Some(n.kind));
+        let mut removed = 0;
+        for name in names.into_iter().filter(meant) {
+            removed += u64::from(self.remove_edge(from, to, name, s));
+        }
+        removed
+    }
+
+    /// A link from another shard's memory; `Live` goes back where its target exists.
+    pub fn link_in(&mut self, link: &LinkIn, s: &mut Surroundings<'_>) {
+        let died = self.deleted_at.get(&link.to.0).is_some_and(|at| *at > link.at);
+        let from_shard = s.partitioner.owner(link.from);
+        if died {
+            s.tells.push((from_shard, Tell::Gone { key: link.to }));
+            return;
+        }
+        let Ok(kind) = self.graph.intern_kind(&link.kind) else { return };
+        let to = self.graph.intern(link.to, false);
+        if let Some(id) = link.to_id.as_ref().filter(|_| !self.graph.is_memory(to)) {
+            self.foreign_ids.entry(link.to.0).or_insert_with(|| id.clone());
+        }
+        let from = self.graph.intern(link.from, true);
+        self.graph.put_link(from, to, EdgeName { kind, automatic: link.automatic }, link.weight);
+        if self.graph.exists(to) {
+            s.tells.push((from_shard, Tell::Live { key: link.to }));
+        }
+    }
+
+    /// A link from another shard's memory is gone.
+    pub fn link_gone(&mut self, from: MemoryKey, to: MemoryKey, kind: &LinkKind, automatic: bool) {
+        let (from, to) = (self.graph.find(from), self.graph.find(to));
+        let (Some(from), Some(to), Some(kind)) = (from, to, self.graph.find_kind(kind)) else {
+            return;
+        };
+        self.graph.remove_link(from, to, EdgeName { kind, automatic });
+        self.graph.release(to);
+    }
+
+    /// The number of an automatic kind, if any link of that kind was ever made here.
+    pub fn automatic_kind(&self, kind: AutomaticKind) -> Option<KindIx> {
+        let kind = LinkKind::new(kind.as_str()).expect("names of automatic kinds are valid");
+        self.graph.find_kind(&kind)
+    }
+
+    /// Makes the automatic links of `kinds` that leave a node exactly these.
+    pub fn set_automatic_links(
+        &mut self,
+        node: NodeIx,
+        kinds: &[AutomaticKind],
+        links: &[(MemoryKey, AutomaticKind, u16)],
+        at: Timestamp,
+        s: &mut Surroundings<'_>,
+    ) {
+        let numbers: Vec<KindIx> = kinds.iter().filter_map(|k| self.automatic_kind(*k)).collect();
+        let wanted: Vec<(u64, &str)> =
+            links.iter().map(|(k, kind, _)| (k.0, kind.as_str())).collect();
+        for edge in self.graph.outward(node).to_vec() {
+            let key = self.graph.key(edge.node).0;
+            let kind = self.graph.kind(edge.kind()).clone();
+            let ours = edge.is_automatic() && numbers.contains(&edge.kind());
+            if ours && !wanted.contains(&(key, kind.as_str())) {
+                let name = EdgeName { kind: edge.kind(), automatic: true };
+                self.remove_automatic(node, edge.node, name, s);
+            }
+        }
+        for (key, kind, weight) in links {
+            self.put_automatic(node, *key, *kind, *weight, at, s);
+        }
+    }
+
+    /// Writes one automatic link that leaves a node.
+    pub fn put_automatic(
+        &mut self,
+        node: NodeIx,
+        to: MemoryKey,
+        kind: AutomaticKind,
+        weight: u16,
+        at: Timestamp,
+        s: &mut Surroundings<'_>,
+    ) {
+        let kind_name = LinkKind::new(kind.as_str()).expect("names of automatic kinds are valid");
+        let Ok(number) = self.graph.intern_kind(&kind_name) else { return };
+        if self.graph.outward(node).len() >= limits::LINKS_PER_MEMORY_MAX {
+            return;
+        }
+        let name = EdgeName { kind: number, automatic: true };
+        self.put_edge(node, to, None, name, weight, at, s);
+        if kind == AutomaticKind::Mentions {
+            let from = self.graph.key(node);
+            s.tell_owner(to, Tell::MentionedBy { to, from, weight: Some(weight) });
+        }
+    }
+
+    fn remove_automatic(
+        &mut self,
+        node: NodeIx,
+        to: NodeIx,
+        name: EdgeName,
+        s: &mut Surroundings<'_>,
+    ) {
+        let mention = Some(name.kind) == self.automatic_kind(AutomaticKind::Mentions);
+        let (from, to_key) = (self.graph.key(node), self.graph.key(to));
+        self.remove_edge(node, to, name, s);
+        if mention {
+            s.tell_owner(to_key, Tell::MentionedBy { to: to_key, from, weight: None });
+        }
+    }
+
+    /// A memory of this shard is mentioned, or no longer, by another: the way back.
+    pub fn mentioned_by(
+        &mut self,
+        to: MemoryKey,
+        from: MemoryKey,
+        weight: Option<u16>,
+        at: Timestamp,
+        s: &mut Surroundings<'_>,
+    ) {
+        let Some(node) = self.graph.find(to).filter(|n| self.graph.is_memory(*n)) else { return };
+        let kind = AutomaticKind::MentionedBy;
+        match weight {
+            Some(weight) => {
+                let back = (f32::from(weight) * MENTION_BACK) as u16;
+                self.put_automatic(node, from, kind, back.max(1), at, s);
+            }
+            None => {
+                let other = self.graph.find(from);
+                if let (Some(other), Some(number)) = (other, self.automatic_kind(kind)) {
+                    let name = EdgeName { kind: number, automatic: true };
+                    self.remove_edge(node, other, name, s);
+                }
+            }
+        }
+    }
+
+    /// Makes the links that a memory has in its sequence exactly these.
+    pub fn set_sequence_links(
+        &mut self,
+        of: MemoryKey,
+        links: &[(MemoryKey, AutomaticKind, u16)],
+        at: Timestamp,
+        s: &mut Surroundings<'_>,
+    ) {
+        let Some(node) = self.graph.find(of).filter(|n| self.graph.is_memory(*n)) else { return };
+        let kinds = [AutomaticKind::Next, AutomaticKind::Previous, AutomaticKind::Near];
+        self.set_automatic_links(node, &kinds, links, at, s);
+    }
+
+    /// Bytes in memory, by part.
+    pub fn memory_bytes(&self) -> Vec<(&'static str, u64)> {
+        let (nodes, links) = self.graph.memory_bytes();
+        let entries = self.entries.capacity() * size_of::<Option<Box<Entry>>>()
+            + self
+                .entries
+                .iter()
+                .flatten()
+                .map(|e| size_of::<Entry>() + e.id.as_str().len())
+                .sum::<usize>();
+        let mut parts = vec![("nodes", nodes + entries as u64), ("links", links)];
+        if let Some(vectors) = &self.vectors {
+            let bytes = vectors.memory_bytes();
+            parts.push(("vectors", (bytes.codes + bytes.slots) as u64));
+            parts.push(("vector_graph", (bytes.graph + bytes.build) as u64));
+        }
+        parts.extend(self.text.memory_bytes());
+        parts.extend(self.names.memory_bytes());
+        parts.extend(self.terms.memory_bytes());
+        parts.extend(self.attributes.memory_bytes());
+        parts.extend(self.metadata.memory_bytes());
+        parts
+    }
+
+    /// Queues a memory for association.
+    pub fn enqueue(&mut self, node: NodeIx, text: Option<String>) {
+        let key = self.graph.key(node).0;
+        if let Some(text) = text
+            && self.text_bytes + text.len() <= ASSOCIATION_TEXT_BYTES_MAX
+        {
+            self.text_bytes += text.len();
+            self.texts.insert(key, text);
+        }
+        if let Some(entry) = self.entries[node.index()].as_deref_mut()
+            && !entry.queued
+        {
+            entry.queued = true;
+            self.to_associate.push_back(node);
+        }
+    }
+
+    /// Takes the next memory to associate, with its text in normal form where that is at hand.
+    pub fn next_to_associate(&mut self) -> Option<(NodeIx, Option<String>)> {
+        while let Some(node) = self.to_associate.pop_front() {
+            let Some(Some(entry)) = self.entries.get_mut(node.index()) else { continue };
+            if !std::mem::take(&mut entry.queued) {
+                continue;
+            }
+            let text = self.forget_text(node);
+            return Some((node, text));
+        }
+        None
+    }
+
+    fn forget_text(&mut self, node: NodeIx) -> Option<String> {
+        let text = self.texts.remove(&self.graph.key(node).0)?;
+        self.text_bytes -= text.len();
+        Some(text)
+    }
+
+    /// Notes names whose mentioners are to be looked for.
+    pub fn named(&mut self, phrases: Vec<Vec<TermKey>>) {
+        self.phrases.extend(phrases);
+    }
+
+    /// Queues the memories whose content may hold the next new names; false where none is left.
+    pub fn look_for_mentioners(&mut self) -> bool {
+        for found in 0..MENTIONERS_PER_SLICE {
+            let Some(phrase) = self.phrases.pop_front() else { return found > 0 };
+            for node in self.text.candidates_with_all(&phrase) {
+                self.enqueue(node, None);
+            }
+        }
+        true
+    }
+
+    /// Queues memories by key.
+    pub fn reassociate(&mut self, keys: &[MemoryKey]) {
+        for key in keys {
+            if let Some(node) = self.graph.find(*key).filter(|n| self.graph.is_memory(*n)) {
+                self.enqueue(node, None);
+            }
+        }
+    }
+
+    /// A memory joins or leaves a sequence kept here; its neighbours hear of it.
+    pub fn change_sequence(
+        &mut self,
+        sequence: u64,
+        member: Member,
+        joins: bool,
+        s: &mut Surroundings<'_>,
+    ) {
+        let members = self.sequences.entry(sequence).or_default();
+        let place = members.binary_search(&member);
+        let at = match (place, joins) {
+            (Err(at), true) => {
+                members.insert(at, member);
+                at
+            }
+            (Ok(at), false) => {
+                members.remove(at);
+                at
+            }
+            (Ok(_), true) | (Err(_), false) => return,
+        };
+        let touched = at.saturating_sub(2)..(at + 3).min(members.len());
+        let updates: Vec<_> =
+            touched.map(|i| (members[i].key, sequence_links(members, i))).collect();
+        if members.is_empty() {
+            self.sequences.remove(&sequence);
+        }
+        if !joins {
+            s.tell_owner(member.key, Tell::SequenceLinks { of: member.key, links: Vec::new() });
+        }
+        for (of, links) in updates {
+            s.tell_owner(of, Tell::SequenceLinks { of, links });
+        }
+    }
+
+    /// What other shards have to know after a recovery; the log told this shard all of it.
+    pub fn exchange(&mut self, s: &mut Surroundings<'_>) {
+        for index in 0..self.entries.len() {
+            if self.entries[index].is_none() {
+                continue;
+            }
+            let node = NodeIx(u32::try_from(index).expect("nodes have 32-bit numbers"));
+            self.exchange_links(node, s);
+            if let Some((sequence, member)) = self.membership(node) {
+                let keeper = s.partitioner.shard_of(sequence);
+                s.tells.push((keeper, Tell::SequenceJoin { sequence, member }));
+            }
+            if self.config.associate {
+                self.enqueue(node, None);
+            }
+        }
+        self.link_times = KeyMap::default();
+    }
+
+    fn exchange_links(&self, node: NodeIx, s: &mut Surroundings<'_>) {
+        for edge in self.graph.outward(node).iter().filter(|e| self.graph.is_remote(e.node)) {
+            let name = EdgeName { kind: edge.kind(), automatic: edge.is_automatic() };
+            let to = self.graph.key(edge.node);
+            let hash = link_hash(self.graph.key(node), to);
+            let at = self.link_times.get(&hash).copied().unwrap_or(NEVER);
+            let link = self.link_message(node, to, name, edge.weight, at);
+            s.tell_owner(to, Tell::LinkIn(link));
+        }
+    }
+}
+
+fn link_hash(from: MemoryKey, to: MemoryKey) -> u64 {
+    from.0.rotate_left(32) ^ to.0
+}
+
+/// Share of a mention's weight that leads back from the named memory (RECALL.md, `rev`).
+const MENTION_BACK: f32 = 0.2;
+
+fn sequence_links(members: &[Member], i: usize) -> Vec<(MemoryKey, AutomaticKind, u16)> {
+    let near = fixed::weight_units(0.5);
+    let at = |offset: isize| i.checked_add_signed(offset).and_then(|j| members.get(j));
+    let places = [
+        (-2, AutomaticKind::Near, near),
+        (-1, AutomaticKind::Previous, fixed::WEIGHT_ONE),
+        (1, AutomaticKind::Next, fixed::WEIGHT_ONE),
+        (2, AutomaticKind::Near, near),
+    ];
+    let links = places.into_iter().filter_map(|(o, kind, w)| at(o).map(|m| (m.key, kind, w)));
+    links.collect()
+}

@@ -1,0 +1,371 @@
+//! One core: its shard is stepped, and what the steps ask for is done.
+//!
+//! *Invariants*: the shard is borrowed for one step at a time and never across an await; effects
+//! are performed in the order in which they came.
+//!
+//! *Not here*: what a step decides (`engram_engine::shard`).
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Poll, Waker};
+use std::time::{Duration, SystemTime};
+
+use engram_engine::key::ShardIx;
+use engram_engine::model::Timestamp;
+use engram_engine::request::{Answer, Code, Rejection, Request};
+use engram_engine::shard::{Effect, Event, FetchId, Remaining, Shard, Ticket};
+use engram_engine::space::LogAddress;
+use flume::Receiver;
+use glommio::timer::sleep;
+
+use crate::cache::Cache;
+use crate::log::Log;
+use crate::mesh::{Delivery, Outbox};
+use crate::notify::Notify;
+use crate::status::{Counters, ShardPhase, Status};
+
+/// Envelopes taken from the inbox before sockets get their turn.
+const INBOX_BURST: usize = 64;
+/// Between two slices of work: time for the reactor to look at sockets.
+const SLICE_PAUSE: Duration = Duration::from_micros(1);
+/// The same while requests are in flight.
+const BUSY_PAUSE: Duration = Duration::from_micros(200);
+/// How often deadlines are looked at while operations are under way.
+const TICK: Duration = Duration::from_millis(5);
+/// Pause before a full inbox is tried again.
+const RETRY_PAUSE: Duration = Duration::from_micros(50);
+
+type Outcome = Result<Answer, Rejection>;
+
+#[derive(Default)]
+struct Waiter {
+    outcome: Option<Outcome>,
+    waker: Option<Waker>,
+}
+
+/// Everything that one executor owns.
+pub(crate) struct Core {
+    pub(crate) me: ShardIx,
+    pub(crate) shard: RefCell<Shard>,
+    pub(crate) log: Log,
+    pub(crate) status: Arc<Status>,
+    outbox: Outbox,
+    cache: RefCell<Cache>,
+    waiters: RefCell<HashMap<u64, Waiter>>,
+    next_ticket: Cell<u64>,
+    pending: RefCell<VecDeque<Event>>,
+    work: Notify,
+    unsent: Notify,
+    started: Notify,
+    stopping: Cell<bool>,
+}
+
+impl Core {
+    pub(crate) fn new(
+        me: ShardIx,
+        shard: Shard,
+        log: Log,
+        status: Arc<Status>,
+        outbox: Outbox,
+        cache_bytes: usize,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            me,
+            shard: RefCell::new(shard),
+            log,
+            status,
+            outbox,
+            cache: RefCell::new(Cache::new(cache_bytes)),
+            waiters: RefCell::default(),
+            next_ticket: Cell::new(0),
+            pending: RefCell::default(),
+            work: Notify::default(),
+            unsent: Notify::default(),
+            started: Notify::default(),
+            stopping: Cell::new(false),
+        })
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.status.shards()[self.me.index()]
+    }
+
+    /// Steps the shard with an event, and with all that follows from it here.
+    pub(crate) fn drive(self: &Rc<Self>, event: Event) {
+        self.pending.borrow_mut().push_back(event);
+        let mut effects = Vec::new();
+        loop {
+            let next = self.pending.borrow_mut().pop_front();
+            {
+                let mut shard = self.shard.borrow_mut();
+                match next {
+                    Some(event) => shard.step(now(), event),
+                    None if shard.has_local() => shard.step(now(), Event::Local),
+                    None => break,
+                }
+                shard.effects(&mut effects);
+            }
+            effects.drain(..).for_each(|effect| self.perform(effect));
+        }
+        self.work.notify();
+    }
+
+    fn perform(self: &Rc<Self>, effect: Effect) {
+        match effect {
+            Effect::Send { to, envelope } => {
+                Counters::add(&self.counters().envelopes, 1);
+                if !self.outbox.send(to, envelope) {
+                    Counters::add(&self.counters().envelopes_waited, 1);
+                    self.unsent.notify();
+                }
+            }
+            Effect::Append { sequence, draft, place } => {
+                Counters::add(&self.counters().appends, 1);
+                let address = self.log.append(sequence, &draft);
+                if let Some(place) = place {
+                    self.shard.borrow_mut().placed(place, address);
+                    if let Some(head) = self.log.unwritten(address, address.head_bytes as usize) {
+                        let key = (address.segment, address.offset);
+                        self.cache.borrow_mut().put(key, head);
+                    }
+                }
+            }
+            Effect::Fetch { fetch, address, tail } => self.fetch(fetch, address, tail),
+            Effect::Reply { ticket, outcome } => {
+                if let Some(waiter) = self.waiters.borrow_mut().get_mut(&ticket.0) {
+                    waiter.outcome = Some(outcome);
+                    if let Some(waker) = waiter.waker.take() {
+                        waker.wake();
+                    }
+                }
+            }
+        }
+    }
+
+    fn fetch(self: &Rc<Self>, fetch: FetchId, address: LogAddress, tail: bool) {
+        let key = (address.segment, address.offset);
+        let bytes =
+            address.head_bytes as usize + if tail { address.tail_bytes as usize } else { 0 };
+        let cached = if tail { None } else { self.cache.borrow_mut().get(key) };
+        if let Some(bytes) = cached.or_else(|| self.log.unwritten(address, bytes)) {
+            Counters::add(&self.counters().cache_hits, 1);
+            self.pending.borrow_mut().push_back(Event::Fetched { fetch, bytes: Ok(bytes) });
+            return;
+        }
+        Counters::add(&self.counters().cache_misses, 1);
+        let core = self.clone();
+        glommio::spawn_local(async move {
+            let read = core.log.read(address, bytes).await;
+            if let (Ok(bytes), false) = (&read, tail) {
+                core.cache.borrow_mut().put(key, bytes.clone());
+            }
+            let bytes = read.map_err(|error| {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                format!("{error}: {}", cause.unwrap_or_default())
+            });
+            core.drive(Event::Fetched { fetch, bytes });
+        })
+        .detach();
+    }
+
+    /// Takes envelopes from the inbox as they come.
+    pub(crate) async fn run_inbox(self: Rc<Self>, inbox: Receiver<Delivery>) {
+        while let Ok(first) = inbox.recv_async().await {
+            let more = std::iter::from_fn(|| inbox.try_recv().ok()).take(INBOX_BURST);
+            for Delivery { from, envelope } in std::iter::once(first).chain(more) {
+                self.drive(Event::Envelope { from, envelope });
+            }
+            if !inbox.is_empty() {
+                sleep(SLICE_PAUSE).await;
+            }
+        }
+    }
+
+    /// Sends what found a full inbox.
+    pub(crate) async fn run_outbox(self: Rc<Self>) {
+        loop {
+            self.unsent.wait().await;
+            while !self.outbox.retry() {
+                sleep(RETRY_PAUSE).await;
+            }
+        }
+    }
+
+    /// Writes batches to the log, one after the other.
+    pub(crate) async fn run_log(self: Rc<Self>) {
+        loop {
+            self.log.wait_for_records().await;
+            let started = std::time::Instant::now();
+            match self.log.flush().await {
+                Ok(flushed) => {
+                    let counters = self.counters();
+                    let took_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+                    Counters::add(&counters.syncs, 1);
+                    Counters::add(&counters.sync_us, took_us);
+                    Counters::add(&counters.log_written_bytes, flushed.bytes);
+                    let log_bytes = self.log.bytes();
+                    counters.log_bytes.store(log_bytes, Ordering::Relaxed);
+                    let cache_bytes = self.cache.borrow().bytes() as u64;
+                    counters.cache_bytes.store(cache_bytes, Ordering::Relaxed);
+                    self.drive(Event::Durable { sequence: flushed.sequence, log_bytes });
+                }
+                Err(error) => {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    eprintln!(
+                        "shard {} refuses writes from now on: {error}: {}",
+                        self.me.0,
+                        cause.unwrap_or_default()
+                    );
+                    self.counters().enter(ShardPhase::Poisoned);
+                    self.drive(Event::Poisoned);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Runs slices of work, with pauses in which sockets are served.
+    pub(crate) async fn run_work(self: Rc<Self>) {
+        let mut effects = Vec::new();
+        loop {
+            let remaining = {
+                let mut shard = self.shard.borrow_mut();
+                let remaining = shard.work(now());
+                shard.effects(&mut effects);
+                remaining
+            };
+            Counters::add(&self.counters().slices, 1);
+            effects.drain(..).for_each(|effect| self.perform(effect));
+            self.finish_local();
+            match remaining {
+                Remaining::Nothing => self.work.wait().await,
+                Remaining::Foreground => sleep(SLICE_PAUSE).await,
+                Remaining::Background if self.waiters.borrow().is_empty() => {
+                    sleep(SLICE_PAUSE).await;
+                }
+                Remaining::Background => sleep(BUSY_PAUSE).await,
+            }
+        }
+    }
+
+    /// Does what a slice of work sent to its own shard.
+    fn finish_local(self: &Rc<Self>) {
+        let waiting = !self.pending.borrow().is_empty() || self.shard.borrow().has_local();
+        if waiting {
+            self.drive_pending();
+        }
+    }
+
+    fn drive_pending(self: &Rc<Self>) {
+        let event = self.pending.borrow_mut().pop_front().unwrap_or(Event::Local);
+        self.drive(event);
+    }
+
+    /// Ends operations at their deadlines.
+    pub(crate) async fn run_ticks(self: Rc<Self>) {
+        loop {
+            self.started.wait().await;
+            while self.shard.borrow().in_flight() > 0 {
+                sleep(TICK).await;
+                self.drive(Event::Tick);
+            }
+        }
+    }
+}
+
+/// The time now, in microseconds since 1970.
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// The way from a core's sockets to its shard.
+#[derive(Clone)]
+pub struct Handle {
+    pub(crate) core: Rc<Core>,
+}
+
+impl Handle {
+    /// Performs a request with this core's shard as its home.
+    pub fn call(&self, request: Request) -> impl Future<Output = Outcome> + use<> {
+        let core = self.core.clone();
+        async move {
+            core.check_running()?;
+            Counters::add(&core.counters().requests, 1);
+            let ticket = core.next_ticket.get();
+            core.next_ticket.set(ticket + 1);
+            core.waiters.borrow_mut().insert(ticket, Waiter::default());
+            let _guard = WaiterGuard { core: core.clone(), ticket };
+            core.drive(Event::Request { ticket: Ticket(ticket), request });
+            core.started.notify();
+            poll_fn(|context| core.poll_waiter(ticket, context)).await
+        }
+    }
+
+    /// This core's shard.
+    pub fn shard(&self) -> ShardIx {
+        self.core.me
+    }
+
+    /// Counters of all shards.
+    pub fn status(&self) -> &Arc<Status> {
+        &self.core.status
+    }
+
+    /// The time now.
+    pub fn now(&self) -> Timestamp {
+        now()
+    }
+
+    /// The server was told to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.core.stopping.get()
+    }
+}
+
+struct WaiterGuard {
+    core: Rc<Core>,
+    ticket: u64,
+}
+
+impl Drop for WaiterGuard {
+    fn drop(&mut self) {
+        self.core.waiters.borrow_mut().remove(&self.ticket);
+    }
+}
+
+impl Core {
+    fn check_running(&self) -> Result<(), Rejection> {
+        match self.counters().phase() {
+            ShardPhase::Running | ShardPhase::Poisoned | ShardPhase::Draining => {}
+            ShardPhase::Starting | ShardPhase::Recovering | ShardPhase::Warming => {
+                let detail = "the server reads its data; ask again in a moment";
+                return Err(Rejection::new(Code::Unavailable, detail));
+            }
+            ShardPhase::Stopped => {
+                return Err(Rejection::new(Code::Unavailable, "the server stops"));
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_waiter(&self, ticket: u64, context: &mut std::task::Context<'_>) -> Poll<Outcome> {
+        let mut waiters = self.waiters.borrow_mut();
+        let waiter = waiters.get_mut(&ticket).expect("a waiter stays until its guard is dropped");
+        match waiter.outcome.take() {
+            Some(outcome) => Poll::Ready(outcome),
+            None => {
+                waiter.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stopping.set(true);
+    }
+}

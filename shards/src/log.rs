@@ -1,0 +1,303 @@
+//! The log of one shard: records gather in memory while the batch before them is written and
+//! synced through this core's io_uring.
+//!
+//! *Invariants*: batches are written in order, one at a time; a batch starts at a block boundary
+//! and no block is ever written twice; a batch is durable after its fdatasync; the first error is
+//! final, and nothing is retried after it.
+//!
+//! *Not here*: what a record says (`engram_engine::record`), reading at start-up (`recover`).
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use engram_engine::record::{Draft, Stamp};
+use engram_engine::space::LogAddress;
+use glommio::io::DmaFile;
+
+use crate::directory::sync_directory;
+use crate::error::ShardsError;
+use crate::notify::Notify;
+use crate::segment::{BLOCK_BYTES, SEGMENT_BYTES, SegmentHeader, segment_path};
+
+/// Most bytes of one write.
+const WRITE_BYTES_MAX: usize = 512 << 10;
+/// A batch that is this large takes no further records.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// Records that are written and synced together.
+struct Batch {
+    segment: u32,
+    number: u32,
+    offset: u64,
+    bytes: Vec<u8>,
+    last_sequence: u64,
+}
+
+/// What the log starts from.
+#[derive(Clone, Copy, Debug)]
+pub struct LogStart {
+    /// Header of the segments, but for what changes from one to the next.
+    pub header: SegmentHeader,
+    /// Sequence number of the last record there is.
+    pub last_sequence: u64,
+}
+
+/// What one flush did.
+#[derive(Clone, Copy, Debug)]
+pub struct Flushed {
+    /// Every record up to this one is durable.
+    pub sequence: u64,
+    /// Bytes written.
+    pub bytes: u64,
+}
+
+/// The log of one shard.
+pub struct Log {
+    folder: PathBuf,
+    header: SegmentHeader,
+    batches: RefCell<VecDeque<Batch>>,
+    next: RefCell<NextRecord>,
+    open: RefCell<Option<(u32, Rc<DmaFile>)>>,
+    readers: RefCell<HashMap<u32, Rc<DmaFile>>>,
+    appended: Notify,
+    flushing: Cell<bool>,
+    log_bytes: Cell<u64>,
+}
+
+struct NextRecord {
+    segment: u32,
+    batch: u32,
+    offset: u64,
+    sequence: u64,
+    first_sequence: HashMap<u32, (u64, u32)>,
+}
+
+impl Log {
+    /// A log that goes on behind what is in `folder`, in a segment of its own.
+    pub fn new(folder: &Path, start: LogStart, log_bytes: u64) -> Self {
+        let next = NextRecord {
+            segment: start.header.segment,
+            batch: start.header.first_batch,
+            offset: BLOCK_BYTES as u64,
+            sequence: start.last_sequence + 1,
+            first_sequence: HashMap::new(),
+        };
+        Self {
+            folder: folder.to_owned(),
+            header: start.header,
+            batches: RefCell::default(),
+            next: RefCell::new(next),
+            open: RefCell::default(),
+            readers: RefCell::default(),
+            appended: Notify::default(),
+            flushing: Cell::new(false),
+            log_bytes: Cell::new(log_bytes),
+        }
+    }
+
+    /// Bytes of all segments.
+    pub fn bytes(&self) -> u64 {
+        self.log_bytes.get()
+    }
+
+    /// Puts a record behind those that were appended before; where it will lie.
+    pub fn append(&self, sequence: u64, draft: &Draft) -> LogAddress {
+        let mut next = self.next.borrow_mut();
+        assert!(sequence == next.sequence, "records are numbered without a gap");
+        let mut batches = self.batches.borrow_mut();
+        let batch = gathering(&mut batches, &mut next, draft.bytes(), self.flushing.get());
+        let segment = SegmentHeader { segment: batch.segment, ..self.header };
+        let stamp = Stamp { sequence, batch: batch.number, epoch: segment.epoch() };
+        let offset = batch.offset + batch.bytes.len() as u64;
+        draft.write(stamp, &mut batch.bytes);
+        batch.last_sequence = sequence;
+        next.sequence += 1;
+        next.offset =
+            (batch.offset + batch.bytes.len() as u64).next_multiple_of(BLOCK_BYTES as u64);
+        self.appended.notify();
+        LogAddress {
+            segment: batch.segment,
+            offset: u32::try_from(offset).expect("a segment is far below 4 GiB"),
+            head_bytes: u32::try_from(engram_engine::record::HEADER_BYTES + draft.head.len())
+                .expect("bounded by the limits"),
+            tail_bytes: u32::try_from(draft.tail.len()).expect("bounded by the limits"),
+        }
+    }
+
+    /// A record that was appended and is not yet on disk.
+    pub fn unwritten(&self, address: LogAddress, bytes: usize) -> Option<Rc<[u8]>> {
+        let batches = self.batches.borrow();
+        let offset = u64::from(address.offset);
+        let holds = |batch: &&Batch| {
+            batch.segment == address.segment
+                && (batch.offset..batch.offset + batch.bytes.len() as u64).contains(&offset)
+        };
+        let batch = batches.iter().find(holds)?;
+        let start = (offset - batch.offset) as usize;
+        batch.bytes.get(start..start + bytes).map(Rc::from)
+    }
+
+    /// Waits until there is something to flush.
+    pub async fn wait_for_records(&self) {
+        while self.batches.borrow().is_empty() {
+            self.appended.wait().await;
+        }
+    }
+
+    /// Nothing waits to be written.
+    pub fn is_flushed(&self) -> bool {
+        self.batches.borrow().is_empty()
+    }
+
+    /// Writes and syncs the oldest batch.
+    ///
+    /// # Errors
+    /// [`ShardsError::Io`]; the log must not be used after that.
+    pub async fn flush(&self) -> Result<Flushed, ShardsError> {
+        self.flushing.set(true);
+        let (segment, offset, bytes, sequence, buffers) = self.take_oldest();
+        let file = self.segment_file(segment).await?;
+        let path = segment_path(&self.folder, segment);
+        let mut at = offset;
+        for part in buffers.chunks(WRITE_BYTES_MAX) {
+            let mut buffer = file.alloc_dma_buffer(part.len());
+            buffer.as_bytes_mut().copy_from_slice(part);
+            let written =
+                file.write_at(buffer, at).await.map_err(ShardsError::ring("write", &path))?;
+            if written != part.len() {
+                let short = std::io::Error::new(std::io::ErrorKind::WriteZero, "a short write");
+                return Err(ShardsError::io("write", &path)(short));
+            }
+            at += part.len() as u64;
+        }
+        file.fdatasync().await.map_err(ShardsError::ring("sync", &path))?;
+        self.batches.borrow_mut().pop_front();
+        self.flushing.set(false);
+        self.log_bytes.set(self.log_bytes.get() + bytes);
+        Ok(Flushed { sequence, bytes })
+    }
+
+    /// Closes every file, which lets go of the segments.
+    pub async fn close(&self) {
+        let open = self.open.borrow_mut().take().map(|(_, file)| file);
+        let readers: Vec<_> = self.readers.borrow_mut().drain().map(|(_, file)| file).collect();
+        for file in open.into_iter().chain(readers) {
+            // What was acknowledged is durable; a failure to close changes nothing about it.
+            let _ = file.close_rc().await;
+        }
+    }
+
+    /// The oldest batch's place, and its bytes padded to whole blocks; it stays in the queue until
+    /// it is durable, so that its records can be read.
+    fn take_oldest(&self) -> (u32, u64, u64, u64, Vec<u8>) {
+        let batches = self.batches.borrow();
+        let batch = batches.front().expect("the caller waited for a batch");
+        let mut padded = batch.bytes.clone();
+        padded.resize(batch.bytes.len().next_multiple_of(BLOCK_BYTES), 0);
+        let bytes = padded.len() as u64;
+        (batch.segment, batch.offset, bytes, batch.last_sequence, padded)
+    }
+
+    /// The file of the segment that is written, made where it is new.
+    async fn segment_file(&self, segment: u32) -> Result<Rc<DmaFile>, ShardsError> {
+        if let Some((number, file)) = &*self.open.borrow()
+            && *number == segment
+        {
+            return Ok(file.clone());
+        }
+        let (first_sequence, first_batch) = self.next.borrow().first_sequence[&segment];
+        let header = SegmentHeader { segment, first_sequence, first_batch, ..self.header };
+        let file = Rc::new(self.create_segment(&header).await?);
+        *self.open.borrow_mut() = Some((segment, file.clone()));
+        self.next.borrow_mut().first_sequence.remove(&segment);
+        Ok(file)
+    }
+
+    async fn create_segment(&self, header: &SegmentHeader) -> Result<DmaFile, ShardsError> {
+        let path = segment_path(&self.folder, header.segment);
+        let file = DmaFile::create(&path).await.map_err(ShardsError::ring("create", &path))?;
+        lock_segment(&file, &path)?;
+        let space = file.pre_allocate(SEGMENT_BYTES, false).await;
+        space.map_err(ShardsError::ring("allocate", &path))?;
+        let mut buffer = file.alloc_dma_buffer(BLOCK_BYTES);
+        buffer.as_bytes_mut().copy_from_slice(&header.block());
+        let written = file.write_at(buffer, 0).await.map_err(ShardsError::ring("write", &path))?;
+        if written != BLOCK_BYTES {
+            let short = std::io::Error::new(std::io::ErrorKind::WriteZero, "a short write");
+            return Err(ShardsError::io("write", &path)(short));
+        }
+        file.fdatasync().await.map_err(ShardsError::ring("sync", &path))?;
+        let folder = self.folder.clone();
+        glommio::executor().spawn_blocking(move || sync_directory(&folder)).await?;
+        self.log_bytes.set(self.log_bytes.get() + BLOCK_BYTES as u64);
+        Ok(file)
+    }
+
+    /// Reads bytes of a record that is on disk.
+    ///
+    /// # Errors
+    /// [`ShardsError::Io`].
+    pub async fn read(&self, address: LogAddress, bytes: usize) -> Result<Rc<[u8]>, ShardsError> {
+        let path = segment_path(&self.folder, address.segment);
+        let known = self.readers.borrow().get(&address.segment).cloned();
+        let file = match known {
+            Some(file) => file,
+            None => {
+                let file = DmaFile::open(&path).await.map_err(ShardsError::ring("open", &path))?;
+                let file = Rc::new(file);
+                self.readers.borrow_mut().insert(address.segment, file.clone());
+                file
+            }
+        };
+        let read = file.read_at(u64::from(address.offset), bytes).await;
+        let read = read.map_err(ShardsError::ring("read", &path))?;
+        Ok(Rc::from(&read[..]))
+    }
+}
+
+/// The batch that takes the next record of `bytes` bytes.
+fn gathering<'a>(
+    batches: &'a mut VecDeque<Batch>,
+    next: &mut NextRecord,
+    bytes: usize,
+    flushing: bool,
+) -> &'a mut Batch {
+    let in_flight = usize::from(flushing);
+    let fits = |batch: &Batch| {
+        batch.bytes.len() + bytes <= BATCH_BYTES_MAX.max(bytes)
+            && batch.offset + (batch.bytes.len() + bytes) as u64 <= SEGMENT_BYTES
+    };
+    let joins = batches.len() > in_flight && batches.back().is_some_and(fits);
+    if !joins {
+        if next.offset + bytes as u64 > SEGMENT_BYTES {
+            next.segment += 1;
+            next.offset = BLOCK_BYTES as u64;
+        }
+        if next.offset == BLOCK_BYTES as u64 {
+            next.first_sequence.insert(next.segment, (next.sequence, next.batch));
+        }
+        batches.push_back(Batch {
+            segment: next.segment,
+            number: next.batch,
+            offset: next.offset,
+            bytes: Vec::with_capacity(BLOCK_BYTES),
+            last_sequence: next.sequence,
+        });
+        next.batch = next.batch.wrapping_add(1);
+    }
+    batches.back_mut().expect("one was there or was just made")
+}
+
+/// Holds the segment's descriptor, so that whoever opens it later waits until writes that are
+/// still in flight after this process died have reached the disk.
+fn lock_segment(file: &DmaFile, path: &Path) -> Result<(), ShardsError> {
+    // SAFETY: flock takes a descriptor that is open for the length of the call.
+    let taken = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+    if taken == 0 {
+        return Ok(());
+    }
+    Err(ShardsError::io("lock", path)(std::io::Error::last_os_error()))
+}

@@ -1,0 +1,265 @@
+//! Starting and stopping: an executor on each placed core.
+//!
+//! *Invariants*: a shard serves after every shard has recovered; it ends after every core's
+//! sockets are drained and its log is flushed.
+//!
+//! *Not here*: which cores (`engram-platform`), what serves sockets (given by the caller).
+
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use engram_engine::key::{Partitioner, ShardIx};
+use engram_engine::shard::{Event, Shard, ShardConfig};
+use flume::Receiver;
+use glommio::{
+    ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, PoolPlacement, Shares,
+};
+
+use crate::core::{Core, Handle, now};
+use crate::directory::Directory;
+use crate::error::ShardsError;
+use crate::log::Log;
+use crate::mesh::{Delivery, Outbox, inboxes};
+use crate::recover::{Recovery, Step};
+use crate::segment::SegmentHeader;
+use crate::status::{Counters, ShardPhase, Status};
+
+/// Where one shard runs.
+#[derive(Clone, Copy, Debug)]
+pub struct CorePlace {
+    /// The CPU it is pinned to; `None`: wherever there is room.
+    pub cpu: Option<u32>,
+    /// How long it polls before it sleeps; only on cores of its own.
+    pub spin: Duration,
+}
+
+/// What shards need to start.
+#[derive(Debug)]
+pub struct Config {
+    /// The data directory.
+    pub directory: Directory,
+    /// Cores for the shards; where there are fewer, they are used in turn.
+    pub places: Vec<CorePlace>,
+    /// Bytes of records kept in memory by each shard.
+    pub cache_bytes: usize,
+}
+
+/// Records replayed between two pauses.
+const REPLAY_SLICE: usize = 64;
+/// Pause while others are waited for.
+const WAIT_PAUSE: Duration = Duration::from_millis(1);
+/// Registered memory of a ring; glommio's default would pass RLIMIT_MEMLOCK.
+const IO_MEMORY_BYTES: usize = 1 << 20;
+/// Entries of a ring.
+const RING_ENTRIES: usize = 128;
+/// A shorter preempt timer can park an executor for ever (docs/design.md, glommio).
+const PREEMPT_TIMER: Duration = Duration::from_millis(10);
+
+/// Shards that run.
+pub struct Running {
+    status: Arc<Status>,
+    executors: Vec<ExecutorJoinHandle<Result<(), ShardsError>>>,
+}
+
+impl Running {
+    /// Counters of all shards.
+    pub fn status(&self) -> &Arc<Status> {
+        &self.status
+    }
+
+    /// Waits until every shard has ended.
+    ///
+    /// # Errors
+    /// The first error that ended a shard.
+    pub fn join(self) -> Result<(), ShardsError> {
+        let mut outcome = Ok(());
+        for executor in self.executors {
+            let ended = executor
+                .join()
+                .unwrap_or_else(|e| Err(ShardsError::Executor { reason: e.to_string() }));
+            outcome = outcome.and(ended);
+        }
+        outcome
+    }
+}
+
+/// Starts the shards; `serve` runs on each core beside its shard, from before recovery until it
+/// returns, which stops the core.
+///
+/// # Errors
+/// [`ShardsError::Executor`] where an executor can't be started.
+pub fn start<F, S>(config: Config, serve: F) -> Result<Running, ShardsError>
+where
+    F: Fn(Handle) -> S + Clone + Send + 'static,
+    S: Future<Output = ()> + 'static,
+{
+    let manifest = config.directory.manifest().clone();
+    let status = Arc::new(Status::new(manifest.shards));
+    let serving = Arc::new(AtomicU16::new(manifest.shards));
+    let (senders, receivers) = inboxes(manifest.shards);
+    let directory = Arc::new(config.directory);
+    let mut executors = Vec::new();
+    for (shard, inbox) in (0..manifest.shards).zip(receivers) {
+        let place = config.places[usize::from(shard) % config.places.len()];
+        let start = ShardStart {
+            me: ShardIx(shard),
+            directory: directory.clone(),
+            outbox: senders.clone(),
+            inbox,
+            status: status.clone(),
+            serving: serving.clone(),
+            cache_bytes: config.cache_bytes,
+        };
+        let serve = serve.clone();
+        let executor = LocalExecutorBuilder::new(placement(place))
+            .name(&format!("shard-{shard}"))
+            .io_memory(IO_MEMORY_BYTES)
+            .ring_depth(RING_ENTRIES)
+            .preempt_timer(PREEMPT_TIMER)
+            .spin_before_park(place.spin)
+            .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
+            .spawn(move || run_core(start, serve))
+            .map_err(|error| ShardsError::Executor { reason: error.to_string() })?;
+        executors.push(executor);
+    }
+    Ok(Running { status, executors })
+}
+
+fn placement(place: CorePlace) -> Placement {
+    match place.cpu {
+        Some(cpu) => Placement::Fixed(cpu as usize),
+        None => Placement::Unbound,
+    }
+}
+
+struct ShardStart {
+    me: ShardIx,
+    directory: Arc<Directory>,
+    outbox: Vec<flume::Sender<Delivery>>,
+    inbox: Receiver<Delivery>,
+    status: Arc<Status>,
+    serving: Arc<AtomicU16>,
+    cache_bytes: usize,
+}
+
+async fn run_core<F, S>(start: ShardStart, serve: F) -> Result<(), ShardsError>
+where
+    F: Fn(Handle) -> S,
+    S: Future<Output = ()> + 'static,
+{
+    let me = start.me;
+    let folder = start.directory.shard_path(me.0);
+    cure_iopoll_probe(&folder).await?;
+    let counters = &start.status.shards()[me.index()];
+    counters.enter(ShardPhase::Recovering);
+    let (shard, log) = recover(&start, &folder).await?;
+    let outbox = Outbox::new(me, start.outbox);
+    let core = Core::new(me, shard, log, start.status.clone(), outbox, start.cache_bytes);
+    let messages = glommio::executor().create_task_queue(
+        Shares::Static(1000),
+        Latency::Matters(PREEMPT_TIMER),
+        "mailbox",
+    );
+    let inbox = core.clone().run_inbox(start.inbox);
+    glommio::spawn_local_into(inbox, messages)
+        .map_err(|error| ShardsError::Executor { reason: error.to_string() })?
+        .detach();
+    glommio::spawn_local(core.clone().run_outbox()).detach();
+    glommio::spawn_local(core.clone().run_log()).detach();
+    glommio::spawn_local(core.clone().run_ticks()).detach();
+    glommio::spawn_local(exchange_and_open(core.clone())).detach();
+    serve(Handle { core: core.clone() }).await;
+    core.stop();
+    counters_enter_unless_poisoned(&core, ShardPhase::Draining);
+    start.serving.fetch_sub(1, Ordering::AcqRel);
+    // Requests of other cores may still need this shard.
+    while start.serving.load(Ordering::Acquire) > 0 || !core.log.is_flushed() {
+        if core.counters().phase() == ShardPhase::Poisoned
+            && start.serving.load(Ordering::Acquire) == 0
+        {
+            break;
+        }
+        glommio::timer::sleep(WAIT_PAUSE).await;
+    }
+    core.log.close().await;
+    counters_enter_unless_poisoned(&core, ShardPhase::Stopped);
+    Ok(())
+}
+
+fn counters_enter_unless_poisoned(core: &Rc<Core>, phase: ShardPhase) {
+    if core.counters().phase() != ShardPhase::Poisoned {
+        core.counters().enter(phase);
+    }
+}
+
+/// Tells the other shards what the log said, waits to hear the same of them, then serves.
+async fn exchange_and_open(core: Rc<Core>) {
+    core.shard.borrow_mut().start_exchange(now());
+    core.drive(Event::Tick);
+    while !core.shard.borrow().is_recovered() {
+        glommio::timer::sleep(WAIT_PAUSE).await;
+    }
+    core.counters().enter(ShardPhase::Warming);
+    glommio::spawn_local(core.clone().run_work()).detach();
+    let total = core.shard.borrow().report().association_backlog.max(1);
+    loop {
+        let left = core.shard.borrow().report().association_backlog;
+        let done = 1000 - (left.min(total) * 1000 / total);
+        core.counters().progress.store(done, Ordering::Relaxed);
+        if left == 0 {
+            break;
+        }
+        glommio::timer::sleep(Duration::from_millis(20)).await;
+    }
+    if core.counters().phase() == ShardPhase::Warming {
+        core.counters().enter(ShardPhase::Running);
+    }
+}
+
+/// The first file that glommio opens on a device decides how it reads there: it must be one that
+/// is opened for writing only (docs/design.md, glommio).
+async fn cure_iopoll_probe(folder: &std::path::Path) -> Result<(), ShardsError> {
+    let path: PathBuf = folder.join("probe");
+    let file = glommio::io::DmaFile::create(&path).await;
+    let file = file.map_err(ShardsError::ring("create", &path))?;
+    file.close().await.map_err(ShardsError::ring("close", &path))?;
+    std::fs::remove_file(&path).map_err(ShardsError::io("remove", &path))
+}
+
+async fn recover(
+    start: &ShardStart,
+    folder: &std::path::Path,
+) -> Result<(Shard, Log), ShardsError> {
+    let manifest = start.directory.manifest();
+    let mut shard = Shard::new(ShardConfig {
+        me: start.me,
+        partitioner: Partitioner::new(manifest.secret, manifest.shards),
+        seed: manifest.secret[0],
+    });
+    let header = SegmentHeader {
+        directory: manifest.directory,
+        shard: start.me.0,
+        generation: manifest.generation,
+        segment: 1,
+        first_sequence: 1,
+        first_batch: 0,
+    };
+    let counters: &Counters = &start.status.shards()[start.me.index()];
+    let mut recovery = Recovery::open(folder, header)?;
+    while let Some(mut segment) = recovery.next_segment()? {
+        let mut records = 0;
+        while segment.step(&mut shard)? == Step::Record {
+            records += 1;
+            if records % REPLAY_SLICE == 0 {
+                glommio::timer::sleep(Duration::from_micros(1)).await;
+            }
+        }
+        recovery.segment_done(&segment)?;
+        counters.progress.store(recovery.progress(), Ordering::Relaxed);
+    }
+    let (log_start, bytes) = recovery.finish()?;
+    Ok((shard, Log::new(folder, log_start, bytes)))
+}

@@ -1,0 +1,112 @@
+//! A segment of a log: its header, and the records behind it.
+//!
+//! *Invariants*: a segment starts with one block of header; records follow in batches that start
+//! at block boundaries; a record belongs to its segment by the epoch in its checksummed header.
+//!
+//! *Not here*: writing (`log`), what a record says (`engram_engine::record`).
+
+use std::path::{Path, PathBuf};
+
+/// Bytes of a block: the unit of O_DIRECT and of padding.
+pub const BLOCK_BYTES: usize = 4096;
+/// Bytes of a segment.
+pub const SEGMENT_BYTES: u64 = 32 << 20;
+const MAGIC: [u8; 8] = *b"ENGRAMLG";
+/// Version of the segment format.
+pub const VERSION: u32 = 1;
+
+/// The header of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// The directory that it belongs to.
+    pub directory: u64,
+    /// The shard that wrote it.
+    pub shard: u16,
+    /// The generation that it belongs to.
+    pub generation: u32,
+    /// Its number, rising from 1.
+    pub segment: u32,
+    /// Sequence number of its first record.
+    pub first_sequence: u64,
+    /// Number of its first batch.
+    pub first_batch: u32,
+}
+
+/// Why bytes are no header of this program's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotAHeader {
+    /// Not the magic bytes, or the checksum does not fit.
+    Damaged,
+    /// Another version.
+    Version(u32),
+}
+
+impl SegmentHeader {
+    /// The first block of the segment.
+    pub fn block(&self) -> [u8; BLOCK_BYTES] {
+        let mut block = [0; BLOCK_BYTES];
+        block[..8].copy_from_slice(&MAGIC);
+        block[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        block[12..20].copy_from_slice(&self.directory.to_le_bytes());
+        block[20..22].copy_from_slice(&self.shard.to_le_bytes());
+        block[24..28].copy_from_slice(&self.generation.to_le_bytes());
+        block[28..32].copy_from_slice(&self.segment.to_le_bytes());
+        block[32..40].copy_from_slice(&self.first_sequence.to_le_bytes());
+        block[40..44].copy_from_slice(&self.first_batch.to_le_bytes());
+        let checksum = crc32c::crc32c(&block[..44]);
+        block[44..48].copy_from_slice(&checksum.to_le_bytes());
+        block
+    }
+
+    /// Reads the first block.
+    ///
+    /// # Errors
+    /// [`NotAHeader`].
+    pub fn read(block: &[u8]) -> Result<Self, NotAHeader> {
+        let block = block.get(..48).ok_or(NotAHeader::Damaged)?;
+        let u32_at =
+            |at: usize| u32::from_le_bytes(block[at..at + 4].try_into().expect("four bytes of 48"));
+        let u64_at = |at: usize| {
+            u64::from_le_bytes(block[at..at + 8].try_into().expect("eight bytes of 48"))
+        };
+        if block[..8] != MAGIC {
+            return Err(NotAHeader::Damaged);
+        }
+        if u32_at(8) != VERSION {
+            return Err(NotAHeader::Version(u32_at(8)));
+        }
+        if crc32c::crc32c(&block[..44]) != u32_at(44) {
+            return Err(NotAHeader::Damaged);
+        }
+        Ok(Self {
+            directory: u64_at(12),
+            shard: u16::from_le_bytes([block[20], block[21]]),
+            generation: u32_at(24),
+            segment: u32_at(28),
+            first_sequence: u64_at(32),
+            first_batch: u32_at(40),
+        })
+    }
+
+    /// What ties a record to this segment.
+    pub fn epoch(&self) -> u16 {
+        let mut bytes = [0u8; 18];
+        bytes[..8].copy_from_slice(&self.directory.to_le_bytes());
+        bytes[8..10].copy_from_slice(&self.shard.to_le_bytes());
+        bytes[10..14].copy_from_slice(&self.generation.to_le_bytes());
+        bytes[14..].copy_from_slice(&self.segment.to_le_bytes());
+        let checksum = crc32c::crc32c(&bytes);
+        (checksum ^ (checksum >> 16)) as u16
+    }
+}
+
+/// The file of a segment.
+pub fn segment_path(folder: &Path, segment: u32) -> PathBuf {
+    folder.join(format!("{segment:010}.log"))
+}
+
+/// The number of a segment by its file's name.
+pub fn segment_number(path: &Path) -> Option<u32> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".log")?;
+    (name.len() == 10).then(|| name.parse().ok()).flatten()
+}

@@ -1,0 +1,6 @@
+//! Shards on real executors, real io_uring and real files.
+
+#![allow(clippy::unwrap_used)]
+
+mod cluster;
+mod durable;
