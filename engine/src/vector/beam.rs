@@ -1,7 +1,7 @@
 //! The walk through one layer of the graph towards a query (Malkov and Yashunin, 2016).
 //!
 //! *Invariants*: a point is compared once in a walk; a walk can stop after any point and go on
-//! later; what is kept is ordered by closeness, then by point.
+//! later; what is kept is ordered by [`Near`].
 //!
 //! *Not here*: the layers' order (`graph`), what is made of the points found (`probe`, `build`).
 
@@ -16,8 +16,12 @@ use super::slots::NONE;
 /// How many rows ahead of the comparison are asked for.
 const ROWS_AHEAD: usize = 8;
 
-/// A point and its closeness in one number: smaller is nearer. The lowest bit says whether the walk
-/// went on from there.
+/// Largest point.
+const POINT_MAX: u32 = (1 << 31) - 1;
+
+/// A point and its closeness in one number: smaller is nearer, and among equals the later point, so
+/// that of a crowd of equals the last ones are found and linked. The lowest bit says whether the
+/// walk went on from there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Near(u64);
 
@@ -27,13 +31,13 @@ impl Near {
     pub fn new(closeness: f32, point: u32) -> Self {
         let bits = closeness.to_bits();
         let ascending = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
-        Self(u64::from(!ascending) << 32 | u64::from(point) << 1)
+        Self(u64::from(!ascending) << 32 | u64::from(POINT_MAX - point) << 1)
     }
 
     /// The point.
     #[inline]
     pub fn point(self) -> u32 {
-        self.0 as u32 >> 1
+        POINT_MAX - (self.0 as u32 >> 1)
     }
 
     /// Its closeness.

@@ -19,6 +19,9 @@ use super::sweep::Sweeper;
 const BUILD_WIDTH: usize = 128;
 /// Most links that a new point chooses in the base layer; others add theirs to it later.
 const OWN_LINKS: usize = 24;
+/// Points of the base layer that are made in one step.
+const POINTS_PER_STEP: u32 = 256;
+
 /// What is under way, and memory that the work keeps.
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
@@ -52,6 +55,8 @@ enum Phase {
     Walk,
     /// Adding the new point to the links of the chosen ones, from this one on.
     Connect(usize),
+    /// Over: an equal vector was there, and its slot is shared.
+    Shared,
 }
 
 impl Builder {
@@ -137,17 +142,22 @@ impl Builder {
             image.slots.release(slot);
             return 1;
         }
-        let level = graph::level(image.seed, image.draws);
+        if !image.graph.layers[0].extend_base(slot, POINTS_PER_STEP) {
+            return POINTS_PER_STEP as usize;
+        }
+        image.vectors.pivot(codec, slot, &mut self.pivot);
+        let mut level = graph::level(image.seed, image.draws);
         image.draws += 1;
-        image.graph.layers[0].extend_base(image.slots.len());
         let was_empty = image.graph.is_empty();
+        if level > 0 && !was_empty && self.has_twin(codec, image, slot) {
+            level = 0;
+        }
         let points = image.graph.add_points(slot, level);
         let mut insertion = Insertion { slot, level, points, layer: 0, phase: Phase::Walk };
         if was_empty {
             self.finish(image, &insertion);
             return 1;
         }
-        image.vectors.pivot(codec, slot, &mut self.pivot);
         insertion.layer = level.min(image.graph.entry_layer as usize);
         let (near, compared) =
             image.graph.descend(codec, &image.vectors, &self.pivot, insertion.layer);
@@ -163,7 +173,11 @@ impl Builder {
         let cost = match insertion.phase {
             Phase::Walk => self.walk_on(codec, image, &mut insertion, work),
             Phase::Connect(next) => self.connect_on(codec, image, &mut insertion, next),
+            Phase::Shared => unreachable!("an insertion that shares a slot is over"),
         };
+        if insertion.phase == Phase::Shared {
+            return cost;
+        }
         let connected = insertion.phase == Phase::Connect(self.chosen.len());
         if !connected {
             self.insertion = Some(insertion);
@@ -191,6 +205,12 @@ impl Builder {
         if !over {
             return walked;
         }
+        if insertion.level == 0 && self.share(codec, image, insertion.slot) {
+            insertion.phase = Phase::Shared;
+            return walked;
+        }
+        let layer = &image.graph.layers[insertion.layer];
+        let ground = Ground { codec, vectors: &image.vectors, layer };
         let point = insertion.points[insertion.layer];
         self.candidates.clear();
         let live = |near: &&Near| {
@@ -201,12 +221,40 @@ impl Builder {
         let itself = ground.closeness(&self.pivot, point);
         let limit = OWN_LINKS.min(layer.links_max());
         self.selector.start();
-        self.selector.choose(&ground, &self.candidates, itself, limit);
+        self.selector.choose(&ground, &self.candidates, point, itself, limit);
         self.chosen.clear();
         self.chosen.extend_from_slice(&self.selector.chosen);
         image.graph.layers[insertion.layer].set_links(point, &self.chosen);
         insertion.phase = Phase::Connect(0);
         walked + self.selector.compared
+    }
+
+    /// Whether the greedy way down ends at a vector equal to that of `slot`: such a one needs no
+    /// points in upper layers.
+    fn has_twin(&self, codec: &Codec, image: &VectorImage, slot: u32) -> bool {
+        let (near, _) = image.graph.descend(codec, &image.vectors, &self.pivot, 0);
+        let layer = &image.graph.layers[0];
+        let ground = Ground { codec, vectors: &image.vectors, layer };
+        let nearest = graph::greedy(&ground, &self.pivot, near, &mut 0);
+        image.vectors.are_equal(codec, nearest.point(), slot)
+    }
+
+    /// Lets the node of `slot` share a slot that the walk found and that holds an equal vector; also
+    /// ends the way of a slot that was abandoned on it.
+    fn share(&mut self, codec: &Codec, image: &mut VectorImage, slot: u32) -> bool {
+        if image.slots.state(slot) == State::Pending {
+            let equal = |near: &&Near| {
+                let point = near.point();
+                image.slots.can_share(point) && image.vectors.are_equal(codec, point, slot)
+            };
+            let Some(twin) = self.beam.found.iter().find(equal) else { return false };
+            image.slots.share(slot, twin.point());
+        } else {
+            image.abandoned -= 1;
+        }
+        image.queue.pop();
+        image.slots.release(slot);
+        true
     }
 
     /// Adds the new point to the links of one chosen point.
@@ -235,7 +283,7 @@ impl Builder {
         self.candidates.sort_unstable();
         let itself = ground.closeness(&self.other, point);
         self.selector.start();
-        self.selector.choose(&ground, &self.candidates, itself, layer.links_max());
+        self.selector.choose(&ground, &self.candidates, point, itself, layer.links_max());
         image.graph.layers[insertion.layer].set_links(point, &self.selector.chosen);
         self.candidates.len() + self.selector.compared
     }

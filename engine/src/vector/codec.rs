@@ -193,6 +193,12 @@ impl Vectors {
             && (codec.encoding != VectorEncoding::Int8 || self.scales.get(slot) == encoded.scale)
     }
 
+    /// Whether two rows hold the same vector.
+    pub fn are_equal(&self, codec: &Codec, a: u32, b: u32) -> bool {
+        self.lines.row(a) == self.lines.row(b)
+            && (codec.encoding != VectorEncoding::Int8 || self.scales.get(a) == self.scales.get(b))
+    }
+
     /// A stored vector, ready to be compared with other stored ones.
     pub fn pivot(&self, codec: &Codec, slot: u32, pivot: &mut Pivot) {
         let row = self.lines.row(slot);
@@ -242,6 +248,9 @@ impl Vectors {
     #[inline]
     pub fn prefetch(&self, slot: u32) {
         prefetch(self.lines.row(slot));
+        if (slot as usize) < self.scales.len() {
+            prefetch(self.scales.row(slot));
+        }
     }
 
     /// The vector as it is known from its row: of length 1 under cosine.

@@ -40,6 +40,11 @@ impl Graph {
         self.entry == NONE
     }
 
+    /// Whether the base layer has points, be they dead.
+    pub fn has_points(&self) -> bool {
+        self.layers[0].len() > 0
+    }
+
     /// The nearest point of `layer` that a greedy walk from the entry meets, and how many
     /// comparisons that took.
     pub fn descend(
@@ -128,14 +133,15 @@ pub fn level(seed: u64, draw: u64) -> usize {
 }
 
 /// Spreads a number over 64 bits (the last step of splitmix64).
-fn mix(number: u64) -> u64 {
+pub fn mix(number: u64) -> u64 {
     let mut x = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
 }
 
-fn greedy(ground: &Ground<'_>, pivot: &Pivot, start: Near, compared: &mut usize) -> Near {
+/// The nearest point that steps from `start` to ever nearer points end at.
+pub fn greedy(ground: &Ground<'_>, pivot: &Pivot, start: Near, compared: &mut usize) -> Near {
     let mut best = start;
     loop {
         let from = best.point();

@@ -19,7 +19,7 @@ use crate::model::{Metric, VectorEncoding};
 /// Dead slots that are not worth a sweep.
 const DEAD_MIN: usize = 64;
 /// A sweep begins when this part of the graph's points is dead, as a divisor.
-const DEAD_SHARE: usize = 12;
+const DEAD_SHARE: usize = 20;
 
 /// All that an index knows.
 #[derive(Clone, Debug, Archive, Serialize, Deserialize)]
@@ -74,9 +74,9 @@ impl VectorImage {
         self.queue.len() - self.abandoned as usize
     }
 
-    /// Vectors that the graph leads to.
+    /// Points that the graph leads to, of which some stand for several equal vectors.
     pub(super) fn linked(&self) -> usize {
-        self.slots.live() - self.waiting()
+        self.slots.len() as usize - self.slots.free() - self.queue.len() - self.graves.len()
     }
 
     /// Whether so few vectors are there that comparing them all is as fast as a graph.

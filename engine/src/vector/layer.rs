@@ -63,12 +63,15 @@ impl Layer {
         self.links.width() * LINKS_PER_LINE
     }
 
-    /// Makes the base layer as long as the table of slots.
-    pub fn extend_base(&mut self, slots: u32) {
+    /// Adds at most `step` points to the base layer, so that it comes to hold `slot`: whether it
+    /// does.
+    pub fn extend_base(&mut self, slot: u32, step: u32) -> bool {
         assert!(self.is_base);
-        while self.len() < slots {
+        let end = (slot + 1).min(self.len() + step);
+        while self.len() < end {
             self.links.push(NO_LINKS);
         }
+        slot < self.len()
     }
 
     /// Adds a point above the base.

@@ -235,7 +235,7 @@ impl VectorIndex {
     pub fn build(&mut self, work: Work) -> Progress {
         let flat = self.flat_max();
         let more = self.builder.run(&self.codec, &mut self.image, flat, work.0);
-        if !more && !self.image.graph.is_empty() && self.len() <= flat / 2 {
+        if !more && self.image.graph.has_points() && self.len() <= flat / 2 {
             self.flatten();
         }
         if more { Progress::More } else { Progress::Done }

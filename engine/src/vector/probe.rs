@@ -15,12 +15,14 @@ use super::{Progress, Scratch, VectorIndex, Work};
 use crate::limits;
 use crate::node::NodeIx;
 
+/// How many rows ahead of the comparison are asked for.
+const ROWS_AHEAD: usize = 8;
 /// How wide the graph is searched at least.
 const EF_MIN: usize = 96;
 /// Comparisons along the graph for each point that is kept, about.
 const COMPARED_PER_POINT: usize = 16;
 /// Memories that are asked whether they may be found, in the time of one comparison.
-const TESTS_PER_COMPARISON: usize = 4;
+const TESTS_PER_COMPARISON: usize = 12;
 
 /// What a search may find.
 #[derive(Clone, Copy)]
@@ -39,8 +41,12 @@ pub enum Accept<'a> {
 }
 
 impl Accept<'_> {
+    fn is_all(&self) -> bool {
+        matches!(self, Self::All)
+    }
+
     #[inline]
-    pub(super) fn passes(&self, node: NodeIx) -> bool {
+    fn passes(&self, node: NodeIx) -> bool {
         match self {
             Self::All | Self::Only(_) => true,
             Self::Where { test, .. } => test(node),
@@ -66,8 +72,8 @@ pub struct Probe {
     phase: Phase,
     /// What the comparison of vectors one by one brought.
     top: Top,
-    /// What the graph brought, nearest first.
-    found: Vec<NodeIx>,
+    /// What the graph brought.
+    found: Top,
     /// Exact: nodes, or places in the list of accepted ones, below this were looked at. Waiting:
     /// the turns below this.
     cursor: u64,
@@ -115,7 +121,7 @@ impl Probe {
             ef,
             phase,
             top,
-            found: Vec::new(),
+            found: Top::default(),
             cursor: 0,
             generation: 0,
             walk_max: 0,
@@ -149,7 +155,7 @@ impl Probe {
     /// The hits, best first.
     pub fn finish(mut self, index: &VectorIndex, keys: &[u64], scratch: &mut Scratch) -> Vec<Hit> {
         let mut nodes: Vec<NodeIx> = self.top.drain().iter().map(|hit| hit.node).collect();
-        nodes.append(&mut self.found);
+        nodes.extend(self.found.drain().iter().map(|hit| hit.node));
         nodes.sort_unstable();
         nodes.dedup();
         for node in nodes {
@@ -177,7 +183,7 @@ impl Probe {
         };
         self.walk_max = exact.max(4 * self.ef * COMPARED_PER_POINT);
         self.top.reset(self.k);
-        self.found.clear();
+        self.found.reset(0);
         self.cursor = 0;
         if walk > exact || index.image.graph.is_empty() {
             self.phase = Phase::Exact;
@@ -200,6 +206,11 @@ impl Probe {
                 Accept::Only(nodes) => nodes[place],
                 Accept::All | Accept::Where { .. } => NodeIx(place as u32),
             };
+            if scope.accept.is_all()
+                && let Some(ahead) = index.image.slots.slot_of(NodeIx((place + ROWS_AHEAD) as u32))
+            {
+                index.image.vectors.prefetch(ahead);
+            }
             if let Some(slot) = index.image.slots.slot_of(node)
                 && scope.accept.passes(node)
             {
@@ -276,7 +287,7 @@ impl Probe {
         if !over {
             return;
         }
-        self.collect(index);
+        self.collect(index, scope);
         let wanted = self.k.min(index.image.linked());
         if self.found.len() < wanted {
             self.enter(index, true);
@@ -290,17 +301,18 @@ impl Probe {
         let before = beam.compared;
         let slots = &index.image.slots;
         let accept = |slot: u32| {
-            slots.state(slot) == State::Linked && scope.accept.passes(slots.node_of(slot))
+            slots.state(slot) == State::Linked
+                && slots.nodes_of(slot).any(|node| scope.accept.passes(node))
         };
         let over = beam.walk_where(&index.base_ground(), &self.query, &accept, *left);
         *left = left.saturating_sub(beam.compared - before);
         if !over && beam.compared < self.walk_max {
             return;
         }
-        self.collect(index);
+        self.collect(index, scope);
         if !over || self.found.len() < self.k {
             self.top.reset(self.k);
-            self.found.clear();
+            self.found.reset(0);
             self.cursor = 0;
             self.phase = Phase::Exact;
             return;
@@ -309,12 +321,19 @@ impl Probe {
     }
 
     /// Takes over the memories that the walk found.
-    fn collect(&mut self, index: &VectorIndex) {
+    fn collect(&mut self, index: &VectorIndex, scope: &Scope<'_>) {
         let slots = &index.image.slots;
+        self.found.reset(self.k);
         let beam = self.beam.get_or_insert_default();
-        let linked = beam.found.iter().filter(|near| slots.state(near.point()) == State::Linked);
-        self.found.clear();
-        self.found.extend(linked.map(|near| slots.node_of(near.point())).take(self.k));
+        for near in &beam.found {
+            let score = index.codec.score(near.closeness());
+            if slots.state(near.point()) != State::Linked || !self.found.admits(score) {
+                continue;
+            }
+            for node in slots.nodes_of(near.point()).filter(|&node| scope.accept.passes(node)) {
+                self.found.push(score, scope.keys[node.index()], node);
+            }
+        }
     }
 
     /// Compares what came to wait during the walk.

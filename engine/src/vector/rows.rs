@@ -23,7 +23,6 @@ const CHUNK_BYTES_MAX: usize = 256 << 10;
     Serialize,
     Deserialize,
 )]
-#[rkyv(attr(repr(C, align(64))))]
 #[repr(C, align(64))]
 pub struct Line(pub [u8; 64]);
 

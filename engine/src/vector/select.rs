@@ -2,13 +2,14 @@
 //!
 //! *Invariants*: a point is chosen only where no chosen one is nearer to it than the origin is
 //! (Malkov and Yashunin, algorithm 4), so that links lead into all directions; equals of the origin
-//! stand in nobody's way and take at most a quarter of the links, else a crowd of equals would keep
-//! only to itself.
+//! stand in nobody's way and take at most a quarter of the links, chosen without regard to their
+//! order, else a crowd of equals would keep to itself and to its first ones.
 //!
 //! *Not here*: where the candidates come from (`build`).
 
 use super::beam::{Ground, Near};
 use super::codec::Pivot;
+use super::graph::mix;
 
 /// Most of the links, as a divisor, that lead to equals.
 const TWIN_SHARE: usize = 4;
@@ -21,7 +22,7 @@ pub struct Selector {
     /// The chosen ones that stand in the way of others, ready to be compared.
     pivots: Vec<Pivot>,
     blockers: usize,
-    twins: usize,
+    twins: Vec<(u64, u32)>,
     /// Comparisons made by the last choice.
     pub compared: usize,
 }
@@ -31,7 +32,6 @@ impl Selector {
     pub fn start(&mut self) {
         self.chosen.clear();
         self.blockers = 0;
-        self.twins = 0;
         self.compared = 0;
     }
 
@@ -46,26 +46,38 @@ impl Selector {
         self.chosen.push(point);
     }
 
-    /// Chooses among `candidates`, nearest first, until `limit` are chosen; `itself` is how near the
-    /// origin is to itself.
-    pub fn choose(&mut self, ground: &Ground<'_>, candidates: &[Near], itself: f32, limit: usize) {
+    /// Chooses among `candidates`, nearest first, until `limit` are chosen, the links of `origin`;
+    /// `itself` is how near that is to itself.
+    pub fn choose(
+        &mut self,
+        ground: &Ground<'_>,
+        candidates: &[Near],
+        origin: u32,
+        itself: f32,
+        limit: usize,
+    ) {
+        self.choose_twins(candidates, origin, itself, limit);
         for &near in candidates {
             if self.chosen.len() >= limit {
                 break;
             }
-            if near.closeness() == itself {
-                self.take_twin(near.point(), limit);
-            } else if !self.is_blocked(ground, near) {
+            if near.closeness() != itself && !self.is_blocked(ground, near) {
                 self.hold(ground, near.point());
             }
         }
     }
 
-    fn take_twin(&mut self, point: u32, limit: usize) {
-        if self.twins < limit / TWIN_SHARE {
-            self.twins += 1;
-            self.chosen.push(point);
-        }
+    fn choose_twins(&mut self, candidates: &[Near], origin: u32, itself: f32, limit: usize) {
+        let room = limit.saturating_sub(self.chosen.len()).min(limit / TWIN_SHARE);
+        let twins = candidates.iter().filter(|near| near.closeness() == itself);
+        let shuffled = twins.map(|near| {
+            let pair = u64::from(near.point()) << 32 | u64::from(origin);
+            (mix(pair), near.point())
+        });
+        self.twins.clear();
+        self.twins.extend(shuffled);
+        self.twins.sort_unstable();
+        self.chosen.extend(self.twins.iter().take(room).map(|&(_, point)| point));
     }
 
     fn is_blocked(&mut self, ground: &Ground<'_>, near: Near) -> bool {

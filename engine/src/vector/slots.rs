@@ -1,9 +1,12 @@
-//! Which slot of the index holds the vector of which node.
+//! Which slot of the index holds the vector of which nodes.
 //!
-//! *Invariants*: a live slot and its node name each other; a slot is given again only when nothing
-//! in the index refers to it any more.
+//! *Invariants*: a live slot and its nodes name each other: one node, and where the graph met equal
+//! vectors also those that share the slot with it; a slot is given again only when nothing in the
+//! index refers to it any more.
 //!
 //! *Not here*: the vectors (`codec`), the graph over slots (`graph`).
+
+use std::collections::BTreeMap;
 
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -12,6 +15,9 @@ use crate::node::NodeIx;
 
 /// No node, or no slot.
 pub const NONE: u32 = u32::MAX;
+
+/// Most nodes that share a slot with its first: each of them is ranked when the slot is found.
+const SHARERS_MAX: usize = 1023;
 
 /// What a slot is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +58,9 @@ pub struct Slots {
     node_of: Rows<u32>,
     states: Rows<u8>,
     free: Vec<u32>,
+    /// By slot: the nodes that share it with its first one, where there are any.
+    sharers: BTreeMap<u32, Vec<u32>>,
+    /// Nodes that have a vector.
     live: u32,
 }
 
@@ -62,6 +71,7 @@ impl Default for Slots {
             node_of: Rows::new(1),
             states: Rows::new(1),
             free: Vec::new(),
+            sharers: BTreeMap::new(),
             live: 0,
         }
     }
@@ -92,10 +102,21 @@ impl Slots {
         Some(self.slot_of.get(node.0)).filter(|&slot| slot != NONE)
     }
 
-    /// The node of a live slot.
+    /// The first node of a live slot.
     #[inline]
     pub fn node_of(&self, slot: u32) -> NodeIx {
         NodeIx(self.node_of.get(slot))
+    }
+
+    /// All nodes of a live slot.
+    pub fn nodes_of(&self, slot: u32) -> impl Iterator<Item = NodeIx> {
+        let sharers = self.sharers.get(&slot).map_or(&[][..], Vec::as_slice);
+        std::iter::once(self.node_of(slot)).chain(sharers.iter().map(|&node| NodeIx(node)))
+    }
+
+    /// Slots that are free.
+    pub fn free(&self) -> usize {
+        self.free.len()
     }
 
     /// What a slot is.
@@ -134,16 +155,56 @@ impl Slots {
         self.live += 1;
     }
 
-    /// Takes the vector of a node away and says which slot held it, and what it was.
+    /// Takes the vector of a node away; where that leaves a slot without nodes, says which, and what
+    /// it was.
     pub fn unbind(&mut self, node: NodeIx) -> Option<(u32, State)> {
         let slot = self.slot_of(node)?;
+        self.slot_of.set(node.0, NONE);
+        self.live -= 1;
+        if self.leave(slot, node) {
+            return None;
+        }
         let was = self.state(slot);
         let now = if was == State::Linked { State::Dead } else { State::Abandoned };
-        self.slot_of.set(node.0, NONE);
         self.node_of.set(slot, NONE);
         self.states.set(slot, now as u8);
-        self.live -= 1;
         Some((slot, was))
+    }
+
+    /// Takes a node from those that share a slot; false where it was the only one.
+    fn leave(&mut self, slot: u32, node: NodeIx) -> bool {
+        let Some(sharers) = self.sharers.get_mut(&slot) else { return false };
+        let first = self.node_of.get(slot);
+        let place = sharers.iter().position(|&sharer| sharer == node.0);
+        let left = match place {
+            Some(place) => sharers.swap_remove(place),
+            None => sharers.pop().expect("a list of sharers is not empty"),
+        };
+        if sharers.is_empty() {
+            self.sharers.remove(&slot);
+        }
+        if first == node.0 {
+            self.node_of.set(slot, left);
+        }
+        true
+    }
+
+    /// Whether another node can share a slot.
+    pub fn can_share(&self, slot: u32) -> bool {
+        self.state(slot) == State::Linked
+            && self.sharers.get(&slot).is_none_or(|sharers| sharers.len() < SHARERS_MAX)
+    }
+
+    /// Moves the node of a pending slot to a linked one that holds an equal vector; the pending one
+    /// is abandoned.
+    pub fn share(&mut self, pending: u32, linked: u32) {
+        assert_eq!(self.state(pending), State::Pending, "only a pending slot is given up");
+        assert!(self.can_share(linked), "the other has room");
+        let node = self.node_of(pending);
+        self.sharers.entry(linked).or_default().push(node.0);
+        self.slot_of.set(node.0, linked);
+        self.node_of.set(pending, NONE);
+        self.states.set(pending, State::Abandoned as u8);
     }
 
     /// The graph leads to a pending slot now.
@@ -180,7 +241,8 @@ impl Slots {
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        let free = self.free.capacity() * size_of::<u32>();
+        let lists = self.sharers.values().map(|list| list.capacity() + 8).sum::<usize>();
+        let free = (self.free.capacity() + lists) * size_of::<u32>();
         self.slot_of.bytes() + self.node_of.bytes() + self.states.bytes() + free
     }
 
@@ -199,21 +261,48 @@ impl Slots {
                 return false;
             }
         }
-        let nodes_fit = (0..self.node_bound()).all(|node| self.is_node_sound(node, rows));
         let mut live = 0;
         let slots_fit = (0..rows as u32).all(|slot| {
-            let Some(state) = State::from_byte(self.states.get(slot)) else { return false };
-            let node = self.node_of.get(slot);
-            let is_live = matches!(state, State::Pending | State::Linked);
-            live += u32::from(is_live);
-            listed[slot as usize] == (state == State::Free)
-                && if is_live { self.slot_of(NodeIx(node)) == Some(slot) } else { node == NONE }
+            live += self.shared_by(slot);
+            listed[slot as usize] == (State::from_byte(self.states.get(slot)) == Some(State::Free))
+                && self.is_slot_sound(slot)
         });
-        nodes_fit && slots_fit && live == self.live
+        let bound = self.node_bound();
+        let named = (0..bound).filter(|&node| self.slot_of.get(node) != NONE).count();
+        let lists_fit = self.sharers.keys().all(|&slot| (slot as usize) < rows);
+        slots_fit && lists_fit && live == named && live == self.live()
     }
 
-    fn is_node_sound(&self, node: u32, rows: usize) -> bool {
-        let slot = self.slot_of.get(node);
-        slot == NONE || ((slot as usize) < rows && self.node_of.get(slot) == node)
+    /// How many nodes a slot claims.
+    fn shared_by(&self, slot: u32) -> usize {
+        let first = usize::from(self.node_of.get(slot) != NONE);
+        first + self.sharers.get(&slot).map_or(0, Vec::len)
+    }
+
+    /// Whether a slot's state is one, and its nodes, each of them once, name it.
+    fn is_slot_sound(&self, slot: u32) -> bool {
+        let sharers = self.sharers.get(&slot);
+        let sorted = sharers.map(|sharers| {
+            let mut sorted = sharers.clone();
+            sorted.push(self.node_of.get(slot));
+            sorted.sort_unstable();
+            sorted
+        });
+        let distinct = sorted.is_none_or(|s| s.len() > 1 && s.is_sorted_by(|a, b| a < b));
+        let shares = sharers.is_some();
+        match State::from_byte(self.states.get(slot)) {
+            None => false,
+            Some(State::Pending) => !shares && self.names(self.node_of.get(slot), slot),
+            Some(State::Linked) => {
+                distinct && self.nodes_of(slot).all(|node| self.names(node.0, slot))
+            }
+            Some(State::Free | State::Dead | State::Abandoned | State::Doomed) => {
+                !shares && self.node_of.get(slot) == NONE
+            }
+        }
+    }
+
+    fn names(&self, node: u32, slot: u32) -> bool {
+        self.slot_of(NodeIx(node)) == Some(slot)
     }
 }

@@ -141,7 +141,7 @@ impl Sweeper {
         let limit = layer.links(point).len();
         self.gather(image, &ground, point);
         let itself = ground.closeness(&self.pivot, point);
-        self.selector.choose(&ground, &self.candidates, itself, limit);
+        self.selector.choose(&ground, &self.candidates, point, itself, limit);
         image.graph.layers[number].set_links(point, &self.selector.chosen);
         self.candidates.len() + self.selector.compared + BASE_LINKS
     }

@@ -62,6 +62,11 @@ impl Top {
         self.heap.clear();
     }
 
+    /// How many were kept.
+    pub fn len(&self) -> usize {
+        self.heap.len()
+    }
+
     /// Whether a score could still enter; the key may decide against it.
     #[inline]
     pub fn admits(&self, score: f32) -> bool {

@@ -1,5 +1,8 @@
 //! The vector index against a plain model: every vector compared with every query.
 
+mod graph;
+mod image;
+
 use engram_engine::model::{Metric, VectorEncoding};
 use engram_engine::node::NodeIx;
 use engram_engine::vector::{
@@ -22,6 +25,10 @@ impl Numbers {
         x ^ (x >> 31)
     }
 
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
     /// About normal, mean 0 and deviation 1.
     fn normal(&mut self) -> f32 {
         let sum: f64 = (0..12).map(|_| (self.next() >> 11) as f64 / (1u64 << 53) as f64).sum();
@@ -30,6 +37,34 @@ impl Numbers {
 
     fn vector(&mut self, dimensions: usize) -> Vec<f32> {
         (0..dimensions).map(|_| self.normal()).collect()
+    }
+}
+
+/// Vectors of eight hidden dimensions, seen through a random matrix with some noise.
+struct Source {
+    numbers: Numbers,
+    matrix: Vec<Vec<f32>>,
+}
+
+impl Source {
+    fn new(seed: u64, dimensions: usize) -> Self {
+        let mut numbers = Numbers(seed);
+        let matrix = (0..8).map(|_| numbers.vector(dimensions)).collect();
+        Self { numbers, matrix }
+    }
+
+    fn vector(&mut self) -> Vec<f32> {
+        let mut vector: Vec<f32> =
+            self.matrix[0].iter().map(|_| 0.3 * self.numbers.normal()).collect();
+        for row in &self.matrix {
+            let hidden = self.numbers.normal();
+            vector.iter_mut().zip(row).for_each(|(v, m)| *v += hidden * m);
+        }
+        vector
+    }
+
+    fn vectors(&mut self, count: usize) -> Vec<Vec<f32>> {
+        (0..count).map(|_| self.vector()).collect()
     }
 }
 

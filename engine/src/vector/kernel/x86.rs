@@ -72,21 +72,24 @@ fn multiply_mixed(sums: __m256i, a: __m256i, b: __m256i) -> __m256i {
 
 #[target_feature(enable = "avx2")]
 pub(super) fn dot_i8_avx2(a: &[Line], _a_sum: i32, b: &[Line]) -> i32 {
-    let mut sums = _mm256_setzero_si256();
-    for (a, b) in a.iter().zip(b) {
-        let (a, b) = (halves(a), halves(b));
-        sums = multiply_signed(sums, a[0], b[0]);
-        sums = multiply_signed(sums, a[1], b[1]);
+    let a = &a[..b.len()];
+    let mut sums = [_mm256_setzero_si256(); 2];
+    for line in 0..b.len() {
+        let (a, b) = (halves(&a[line]), halves(&b[line]));
+        for half in 0..2 {
+            sums[half] = multiply_signed(sums[half], a[half], b[half]);
+        }
     }
-    add_i32(sums)
+    add_i32(_mm256_add_epi32(sums[0], sums[1]))
 }
 
 #[target_feature(enable = "avx2")]
 pub(super) fn dot_i16_avx2(a: &Planes, b: &[Line]) -> i64 {
+    let (high, low) = (&a.high[..b.len()], &a.low[..b.len()]);
     let mut high_sums = _mm256_setzero_si256();
     let mut low_sums = _mm256_setzero_si256();
-    for ((high, low), b) in a.high.iter().zip(&a.low).zip(b) {
-        let (high, low, b) = (halves(high), halves(low), halves(b));
+    for line in 0..b.len() {
+        let (high, low, b) = (halves(&high[line]), halves(&low[line]), halves(&b[line]));
         for half in 0..2 {
             high_sums = multiply_signed(high_sums, high[half], b[half]);
             low_sums = multiply_mixed(low_sums, low[half], b[half]);
@@ -100,10 +103,11 @@ pub(super) fn dot_i16_avx2(a: &Planes, b: &[Line]) -> i64 {
 
 #[target_feature(enable = "avx2,avxvnni")]
 pub(super) fn dot_i8_vnni(a: &[Line], a_sum: i32, b: &[Line]) -> i32 {
+    let a = &a[..b.len()];
     let flip = _mm256_set1_epi8(-128);
     let mut sums = [_mm256_setzero_si256(); 2];
-    for (a, b) in a.iter().zip(b) {
-        let (a, b) = (halves(a), halves(b));
+    for line in 0..b.len() {
+        let (a, b) = (halves(&a[line]), halves(&b[line]));
         for half in 0..2 {
             let raised = _mm256_xor_si256(b[half], flip);
             sums[half] = _mm256_dpbusd_avx_epi32(sums[half], raised, a[half]);
@@ -114,44 +118,49 @@ pub(super) fn dot_i8_vnni(a: &[Line], a_sum: i32, b: &[Line]) -> i32 {
 
 #[target_feature(enable = "avx2,avxvnni")]
 pub(super) fn dot_i16_vnni(a: &Planes, b: &[Line]) -> i64 {
+    let (high, low) = (&a.high[..b.len()], &a.low[..b.len()]);
     let flip = _mm256_set1_epi8(-128);
-    let mut high_sums = _mm256_setzero_si256();
-    let mut low_sums = _mm256_setzero_si256();
-    for ((high, low), b) in a.high.iter().zip(&a.low).zip(b) {
-        let (high, low, b) = (halves(high), halves(low), halves(b));
+    let mut high_sums = [_mm256_setzero_si256(); 2];
+    let mut low_sums = [_mm256_setzero_si256(); 2];
+    for line in 0..b.len() {
+        let (high, low, b) = (halves(&high[line]), halves(&low[line]), halves(&b[line]));
         for half in 0..2 {
             let raised = _mm256_xor_si256(b[half], flip);
-            high_sums = _mm256_dpbusd_avx_epi32(high_sums, raised, high[half]);
-            low_sums = _mm256_dpbusd_avx_epi32(low_sums, low[half], b[half]);
+            high_sums[half] = _mm256_dpbusd_avx_epi32(high_sums[half], raised, high[half]);
+            low_sums[half] = _mm256_dpbusd_avx_epi32(low_sums[half], low[half], b[half]);
         }
     }
-    let high = add_i32(high_sums) - 128 * a.high_sum;
-    256 * i64::from(high) + i64::from(add_i32(low_sums))
+    let high = add_i32(_mm256_add_epi32(high_sums[0], high_sums[1])) - 128 * a.high_sum;
+    256 * i64::from(high) + i64::from(add_i32(_mm256_add_epi32(low_sums[0], low_sums[1])))
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) fn dot_i8_avx512(a: &[Line], a_sum: i32, b: &[Line]) -> i32 {
+    let a = &a[..b.len()];
     let flip = _mm512_set1_epi8(-128);
-    let mut sums = _mm512_setzero_si512();
-    for (a, b) in a.iter().zip(b) {
-        let raised = _mm512_xor_si512(whole(b), flip);
-        sums = _mm512_dpbusd_epi32(sums, raised, whole(a));
+    let mut sums = [_mm512_setzero_si512(); 2];
+    for line in 0..b.len() {
+        let raised = _mm512_xor_si512(whole(&b[line]), flip);
+        sums[line % 2] = _mm512_dpbusd_epi32(sums[line % 2], raised, whole(&a[line]));
     }
-    _mm512_reduce_add_epi32(sums) - 128 * a_sum
+    _mm512_reduce_add_epi32(_mm512_add_epi32(sums[0], sums[1])) - 128 * a_sum
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) fn dot_i16_avx512(a: &Planes, b: &[Line]) -> i64 {
+    let (high, low) = (&a.high[..b.len()], &a.low[..b.len()]);
     let flip = _mm512_set1_epi8(-128);
-    let mut high_sums = _mm512_setzero_si512();
-    let mut low_sums = _mm512_setzero_si512();
-    for ((high, low), b) in a.high.iter().zip(&a.low).zip(b) {
-        let b = whole(b);
-        high_sums = _mm512_dpbusd_epi32(high_sums, _mm512_xor_si512(b, flip), whole(high));
-        low_sums = _mm512_dpbusd_epi32(low_sums, whole(low), b);
+    let mut high_sums = [_mm512_setzero_si512(); 2];
+    let mut low_sums = [_mm512_setzero_si512(); 2];
+    for line in 0..b.len() {
+        let (row, turn) = (whole(&b[line]), line % 2);
+        let raised = _mm512_xor_si512(row, flip);
+        high_sums[turn] = _mm512_dpbusd_epi32(high_sums[turn], raised, whole(&high[line]));
+        low_sums[turn] = _mm512_dpbusd_epi32(low_sums[turn], whole(&low[line]), row);
     }
-    let high = _mm512_reduce_add_epi32(high_sums) - 128 * a.high_sum;
-    256 * i64::from(high) + i64::from(_mm512_reduce_add_epi32(low_sums))
+    let high = _mm512_reduce_add_epi32(_mm512_add_epi32(high_sums[0], high_sums[1]));
+    let low = _mm512_reduce_add_epi32(_mm512_add_epi32(low_sums[0], low_sums[1]));
+    256 * i64::from(high - 128 * a.high_sum) + i64::from(low)
 }
 
 /// Writes one float kernel for each pair of decoding and term, in 8 and in 16 lanes a register.
@@ -161,10 +170,12 @@ macro_rules! float_kernels {
         #[target_feature(enable = "avx2,f16c")]
         pub(super) fn $avx2(a: &[f32], b: &[$element]) -> f32 {
             let mut sums = [_mm256_setzero_ps(); LANES / 8];
-            for (a, b) in a.as_chunks::<LANES>().0.iter().zip(b.as_chunks::<LANES>().0) {
-                for (part, sum) in sums.iter_mut().enumerate() {
-                    let (a, b) = (load8_f32(a, part), $load8(b, part));
-                    *sum = _mm256_add_ps(*sum, $term8(a, b));
+            let (a, b) = (a.as_chunks::<LANES>().0, b.as_chunks::<LANES>().0);
+            let a = &a[..b.len()];
+            for block in 0..b.len() {
+                for part in 0..LANES / 8 {
+                    let (a, b) = (load8_f32(&a[block], part), $load8(&b[block], part));
+                    sums[part] = _mm256_add_ps(sums[part], $term8(a, b));
                 }
             }
             fold(store8(sums))
@@ -173,10 +184,12 @@ macro_rules! float_kernels {
         #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl")]
         pub(super) fn $avx512(a: &[f32], b: &[$element]) -> f32 {
             let mut sums = [_mm512_setzero_ps(); LANES / 16];
-            for (a, b) in a.as_chunks::<LANES>().0.iter().zip(b.as_chunks::<LANES>().0) {
-                for (part, sum) in sums.iter_mut().enumerate() {
-                    let (a, b) = (load16_f32(a, part), $load16(b, part));
-                    *sum = _mm512_add_ps(*sum, $term16(a, b));
+            let (a, b) = (a.as_chunks::<LANES>().0, b.as_chunks::<LANES>().0);
+            let a = &a[..b.len()];
+            for block in 0..b.len() {
+                for part in 0..LANES / 16 {
+                    let (a, b) = (load16_f32(&a[block], part), $load16(&b[block], part));
+                    sums[part] = _mm512_add_ps(sums[part], $term16(a, b));
                 }
             }
             fold(store16(sums))
