@@ -7,3 +7,4 @@ mod fixture;
 mod lists;
 mod placements;
 mod this_machine;
+mod workspace;
