@@ -8,7 +8,10 @@
 
 use std::time::Instant;
 
+use engram_engine::model::Metadata;
+use engram_engine::names::{NameIndex, longest, names_of, normal_form};
 use engram_engine::node::NodeIx;
+use engram_engine::terms::{TermIndex, terms_of};
 use engram_engine::text::{
     Analyzer, Bm25Query, Scratch, TermKey, TextIndex, fold, for_each_word, idf, is_stop_word,
 };
@@ -26,6 +29,7 @@ fn main() {
     let contents: Vec<String> = (0..copies)
         .flat_map(|copy| text.lines().map(move |line| line.replace(" the ", &format!(" c{copy} "))))
         .collect();
+    associate(&contents);
     let (index, mut analyzer) = build(&contents);
     for (part, bytes) in index.memory_bytes() {
         println!("{part}: {:.1} bytes a memory", bytes as f64 / contents.len() as f64);
@@ -39,6 +43,37 @@ fn main() {
 fn few_contents() -> String {
     let line = |at: u32| format!("memory {at} of the set has word{} and word{}\n", at % 7, at % 31);
     (0..300).map(line).collect()
+}
+
+/// Rates of what storing a memory needs besides: names, mentions, shared terms.
+fn associate(contents: &[String]) {
+    let (mut names, mut terms) = (NameIndex::new(), TermIndex::new());
+    let start = Instant::now();
+    for (node, content) in (0..).zip(contents) {
+        names.insert(NodeIx(node), &names_of(&Metadata::new(), Some(content), true));
+    }
+    let named = start.elapsed();
+    let mut mentions = 0;
+    for content in contents {
+        let spans: Vec<_> =
+            names.matches(&normal_form(content)).iter().map(|found| found.span).collect();
+        mentions += longest(&spans).len();
+    }
+    let mentioned = start.elapsed() - named;
+    for (node, content) in (0..).zip(contents) {
+        terms.insert(NodeIx(node), &terms_of(&Metadata::new(), Some(content)));
+    }
+    let shared = start.elapsed() - named - mentioned;
+    let rate = |time: std::time::Duration| contents.len() as f64 / time.as_secs_f64();
+    println!(
+        "names {:.0}/s, mentions {:.0}/s ({mentions} found), shared terms {:.0}/s",
+        rate(named),
+        rate(mentioned),
+        rate(shared)
+    );
+    for (part, bytes) in names.memory_bytes().iter().chain(&terms.memory_bytes()) {
+        println!("{part}: {:.1} bytes a memory", *bytes as f64 / contents.len() as f64);
+    }
 }
 
 fn build(contents: &[String]) -> (TextIndex, Analyzer) {

@@ -67,6 +67,7 @@ impl Recipe {
         name_divided: false,
         threshold: 0.6,
         seeds: 10,
+        residual: 0.0,
         hops: 2,
         ..Self::STATEMENT
     };

@@ -18,9 +18,7 @@ pub const NAME_TOKENS_MAX: usize = 8;
 pub const NAMES_PER_MEMORY_MAX: usize = 32;
 /// A name with more holders than this on one shard is reported without them.
 pub const NAME_HOLDERS_MAX: usize = 256;
-/// Fewest characters of a name.
-const NAME_CHARS_MIN: usize = 3;
-/// Fewest characters of a name of one token that is looked for in a text.
+/// Fewest characters of a name of one token that is found inside of a longer text.
 const SINGLE_TOKEN_CHARS_MIN: usize = 4;
 /// Weight of a name without its trailing "(…)".
 const WEIGHT_WITHOUT_QUALIFIER: f32 = 0.7;
@@ -126,18 +124,20 @@ fn without_qualifier(title: &str) -> &str {
     }
 }
 
-/// Long enough to mean something, not a number, not stop words alone.
+/// There is something to it, and it is short enough to be found.
 fn is_linkable(normal: &str) -> bool {
-    normal.chars().count() >= NAME_CHARS_MIN
-        && normal.split(' ').count() <= NAME_TOKENS_MAX
-        && !normal.bytes().all(|byte| byte.is_ascii_digit())
-        && !normal.split(' ').all(is_stop_word)
+    !normal.is_empty() && normal.split(' ').count() <= NAME_TOKENS_MAX
 }
 
-/// One token alone that is too short or too common to be taken for a mention.
-fn is_too_weak_alone(token: &str) -> bool {
-    is_stop_word(token)
-        || (token.chars().count() < SINGLE_TOKEN_CHARS_MIN && !token.starts_with(is_unspaced))
+/// Too short, too common or too much of a number to be taken for a mention inside of a longer text:
+/// a text that is nothing but such a name means it all the same.
+fn is_weak(tokens: &[&str]) -> bool {
+    let number = |token: &str| token.bytes().all(|byte| byte.is_ascii_digit());
+    let short = |token: &str| {
+        token.chars().count() < SINGLE_TOKEN_CHARS_MIN && !token.starts_with(is_unspaced)
+    };
+    let single_is_weak = matches!(tokens, [only] if number(only) || short(only));
+    single_is_weak || tokens.iter().all(|token| is_stop_word(token))
 }
 
 /// The key by which a normal form is known.
@@ -189,9 +189,9 @@ pub fn longest(spans: &[NameSpan]) -> Vec<NameSpan> {
 #[derive(Default)]
 pub struct NameIndex {
     first_tokens: HashMap<u64, FirstToken>,
-    holders: HashMap<u64, Vec<(NodeIx, f32)>>,
-    /// (first token, name) of each node with names.
-    of_node: HashMap<NodeIx, Box<[(u64, u64)]>>,
+    names: HashMap<u64, Holders>,
+    /// By node: the keys of its names.
+    of_node: Vec<Box<[u64]>>,
 }
 
 /// The names that begin with one token.
@@ -202,6 +202,53 @@ struct FirstToken {
     names: u32,
 }
 
+/// Who has a name: rarely more than one.
+struct Holders {
+    first_token: u64,
+    list: HolderList,
+}
+
+enum HolderList {
+    One((NodeIx, f32)),
+    Several(Vec<(NodeIx, f32)>),
+}
+
+impl HolderList {
+    fn as_slice(&self) -> &[(NodeIx, f32)] {
+        match self {
+            Self::One(holder) => std::slice::from_ref(holder),
+            Self::Several(holders) => holders,
+        }
+    }
+
+    /// Adds a holder in order; whether it was none yet.
+    fn insert(&mut self, node: NodeIx, weight: f32) -> bool {
+        let Err(at) = self.as_slice().binary_search_by_key(&node, |&(holder, _)| holder) else {
+            return false;
+        };
+        match self {
+            Self::One(holder) => {
+                let mut holders = vec![*holder];
+                holders.insert(at, (node, weight));
+                *self = Self::Several(holders);
+            }
+            Self::Several(holders) => holders.insert(at, (node, weight)),
+        }
+        true
+    }
+
+    /// Removes a holder; whether any is left.
+    fn remove(&mut self, node: NodeIx) -> bool {
+        match self {
+            Self::One((holder, _)) => *holder != node,
+            Self::Several(holders) => {
+                holders.retain(|&(holder, _)| holder != node);
+                !holders.is_empty()
+            }
+        }
+    }
+}
+
 impl NameIndex {
     /// An index without names.
     pub fn new() -> Self {
@@ -210,68 +257,80 @@ impl NameIndex {
 
     /// Gives a node its names; it has none yet.
     pub fn insert(&mut self, node: NodeIx, names: &[Name]) {
-        let mut keys = Vec::with_capacity(names.len());
-        for name in names {
-            let first = name.normal.split(' ').next().unwrap_or_default();
-            let first = hash_bytes(first.as_bytes());
-            let key = name_key(&name.normal);
-            let holders = self.holders.entry(key).or_default();
-            let Err(at) = holders.binary_search_by_key(&node, |&(holder, _)| holder) else {
-                continue;
-            };
-            if holders.is_empty() {
-                let entry = self.first_tokens.entry(first).or_default();
-                entry.names += 1;
-                entry.lengths |= 1 << (name.normal.split(' ').count().min(NAME_TOKENS_MAX) - 1);
-            }
-            holders.insert(at, (node, name.weight));
-            keys.push((first, key));
+        if names.is_empty() {
+            return;
         }
-        if !keys.is_empty() {
-            let previous = self.of_node.insert(node, keys.into_boxed_slice());
-            assert!(previous.is_none(), "a node gets its names once");
+        let keys: Vec<u64> = names.iter().filter_map(|name| self.insert_name(node, name)).collect();
+        if self.of_node.len() <= node.index() {
+            self.of_node.resize_with(node.index() + 1, Box::default);
         }
+        assert!(self.of_node[node.index()].is_empty(), "a node gets its names once");
+        self.of_node[node.index()] = keys.into_boxed_slice();
+    }
+
+    /// Adds a holder to a name; the name's key, unless the node has that name already.
+    fn insert_name(&mut self, node: NodeIx, name: &Name) -> Option<u64> {
+        let key = name_key(&name.normal);
+        if let Some(holders) = self.names.get_mut(&key) {
+            return holders.list.insert(node, name.weight).then_some(key);
+        }
+        let mut tokens = name.normal.split(' ');
+        let first_token = hash_bytes(tokens.next().unwrap_or_default().as_bytes());
+        let entry = self.first_tokens.entry(first_token).or_default();
+        entry.names += 1;
+        entry.lengths |= 1 << tokens.count().min(NAME_TOKENS_MAX - 1);
+        let list = HolderList::One((node, name.weight));
+        self.names.insert(key, Holders { first_token, list });
+        Some(key)
     }
 
     /// Takes a node's names away, if it has any.
     pub fn remove(&mut self, node: NodeIx) {
-        let Some(keys) = self.of_node.remove(&node) else { return };
-        for (first, key) in keys {
-            let holders = self.holders.get_mut(&key).expect("a held name has holders");
-            holders.retain(|&(holder, _)| holder != node);
-            if holders.is_empty() {
-                self.holders.remove(&key);
-                self.forget_first(first);
+        let Some(keys) = self.of_node.get_mut(node.index()) else { return };
+        for key in std::mem::take(keys) {
+            let holders = self.names.get_mut(&key).expect("a held name has holders");
+            if !holders.list.remove(node) {
+                let first_token = holders.first_token;
+                self.names.remove(&key);
+                self.forget_first(first_token);
             }
         }
     }
 
-    fn forget_first(&mut self, first: u64) {
-        let entry = self.first_tokens.get_mut(&first).expect("a held name has a first token");
+    fn forget_first(&mut self, first_token: u64) {
+        let entry = self.first_tokens.get_mut(&first_token).expect("a held name has a first token");
         entry.names -= 1;
         if entry.names == 0 {
-            self.first_tokens.remove(&first);
+            self.first_tokens.remove(&first_token);
         }
     }
 
-    /// Every name at every position of `normal_text`, in the order of positions and lengths.
+    /// Every name at every position of `normal_text`, in the order of positions and lengths. Weak
+    /// names (short single tokens, numbers, stop words) only where they are the whole text.
     pub fn matches(&self, normal_text: &str) -> Vec<NameMatch> {
         let mut matches = Vec::new();
-        if self.holders.is_empty() || normal_text.is_empty() {
+        if self.names.is_empty() || normal_text.is_empty() {
             return matches;
         }
         let tokens: Vec<&str> = normal_text.split(' ').collect();
         let hashes: Vec<u64> = tokens.iter().map(|token| hash_bytes(token.as_bytes())).collect();
-        for (start, token) in tokens.iter().enumerate() {
-            let Some(first) = self.first_tokens.get(&hashes[start]) else { continue };
-            let skipped = u8::from(is_too_weak_alone(token));
-            self.matches_at(&hashes, start, first.lengths & !skipped, &mut matches);
+        for (start, hash) in hashes.iter().enumerate() {
+            if let Some(first) = self.first_tokens.get(hash) {
+                self.matches_at(&tokens, &hashes, start, first.lengths, &mut matches);
+            }
         }
         matches
     }
 
     /// Matches of the lengths given by bits at one position.
-    fn matches_at(&self, hashes: &[u64], start: usize, lengths: u8, into: &mut Vec<NameMatch>) {
+    fn matches_at(
+        &self,
+        tokens: &[&str],
+        hashes: &[u64],
+        start: usize,
+        lengths: u8,
+        into: &mut Vec<NameMatch>,
+    ) {
         let mut key = 0;
         for (count, &token) in (1u8..).zip(&hashes[start..]) {
             if u32::from(count) > u8::BITS - lengths.leading_zeros() {
@@ -281,29 +340,39 @@ impl NameIndex {
             if lengths & (1 << (count - 1)) == 0 {
                 continue;
             }
-            let Some(holders) = self.holders.get(&key) else { continue };
-            let start_token = u32::try_from(start).expect("content is bounded in bytes");
-            let shown = holders.len() <= NAME_HOLDERS_MAX;
-            into.push(NameMatch {
-                span: NameSpan { start_token, token_count: count, name_key: key },
-                holder_count: u32::try_from(holders.len()).expect("nodes are 32-bit numbers"),
-                holders: if shown { holders.clone() } else { Vec::new() },
-            });
+            let Some(holders) = self.names.get(&key) else { continue };
+            let matched = &tokens[start..start + usize::from(count)];
+            if matched.len() == tokens.len() || !is_weak(matched) {
+                into.push(name_match(start, count, key, holders.list.as_slice()));
+            }
         }
     }
 
     /// The keys of a node's names.
     pub fn names_of(&self, node: NodeIx) -> impl Iterator<Item = u64> + '_ {
-        self.of_node.get(&node).into_iter().flatten().map(|&(_, key)| key)
+        self.of_node.get(node.index()).into_iter().flatten().copied()
     }
 
     /// Bytes by part.
     pub fn memory_bytes(&self) -> [(&'static str, u64); 1] {
-        let holders: usize = self.holders.values().map(|holders| holders.capacity() * 8).sum();
-        let of_node: usize = self.of_node.values().map(|keys| keys.len() * 16).sum();
-        let tables = self.first_tokens.allocation_size()
-            + self.holders.allocation_size()
-            + self.of_node.allocation_size();
+        let several = |holders: &Holders| match &holders.list {
+            HolderList::One(_) => 0,
+            HolderList::Several(list) => list.capacity() * size_of::<(NodeIx, f32)>(),
+        };
+        let holders: usize = self.names.values().map(several).sum();
+        let keys: usize = self.of_node.iter().map(|keys| keys.len() * 8).sum();
+        let of_node = self.of_node.capacity() * size_of::<Box<[u64]>>() + keys;
+        let tables = self.first_tokens.allocation_size() + self.names.allocation_size();
         [("names", (holders + of_node + tables) as u64)]
+    }
+}
+
+fn name_match(start: usize, count: u8, key: u64, holders: &[(NodeIx, f32)]) -> NameMatch {
+    let start_token = u32::try_from(start).expect("content is bounded in bytes");
+    let shown = if holders.len() <= NAME_HOLDERS_MAX { holders } else { &[] };
+    NameMatch {
+        span: NameSpan { start_token, token_count: count, name_key: key },
+        holder_count: u32::try_from(holders.len()).expect("nodes are 32-bit numbers"),
+        holders: shown.to_vec(),
     }
 }

@@ -202,12 +202,52 @@ fn push_quoted(terms: &mut Terms, content: &str) {
 #[derive(Default)]
 pub struct TermIndex {
     terms: HashMap<SharedTermKey, Members>,
-    of_node: HashMap<NodeIx, Box<[SharedTermKey]>>,
+    /// By node: the keys of its terms.
+    of_node: Vec<Box<[SharedTermKey]>>,
 }
 
+/// A term and who holds it: most terms are held once.
 struct Members {
     display: Box<str>,
-    nodes: Vec<NodeIx>,
+    nodes: Nodes,
+}
+
+#[expect(clippy::box_collection, reason = "most terms are held once: 8 bytes instead of 24")]
+enum Nodes {
+    One(NodeIx),
+    Several(Box<Vec<NodeIx>>),
+}
+
+impl Nodes {
+    fn as_slice(&self) -> &[NodeIx] {
+        match self {
+            Self::One(node) => std::slice::from_ref(node),
+            Self::Several(nodes) => nodes,
+        }
+    }
+
+    fn insert(&mut self, node: NodeIx) {
+        let Err(at) = self.as_slice().binary_search(&node) else { return };
+        match self {
+            Self::One(first) => {
+                let mut nodes = vec![*first];
+                nodes.insert(at, node);
+                *self = Self::Several(Box::new(nodes));
+            }
+            Self::Several(nodes) => nodes.insert(at, node),
+        }
+    }
+
+    /// Removes a member; whether any is left.
+    fn remove(&mut self, node: NodeIx) -> bool {
+        match self {
+            Self::One(only) => *only != node,
+            Self::Several(nodes) => {
+                nodes.retain(|&other| other != node);
+                !nodes.is_empty()
+            }
+        }
+    }
 }
 
 impl TermIndex {
@@ -221,28 +261,27 @@ impl TermIndex {
         if terms.is_empty() {
             return;
         }
-        for term in terms {
-            let members = self.terms.entry(term.key).or_insert_with(|| Members {
-                display: term.display.as_str().into(),
-                nodes: Vec::new(),
-            });
-            if let Err(at) = members.nodes.binary_search(&node) {
-                members.nodes.insert(at, node);
-            }
+        if self.of_node.len() <= node.index() {
+            self.of_node.resize_with(node.index() + 1, Box::default);
         }
-        let keys = terms.iter().map(|term| term.key).collect();
-        let previous = self.of_node.insert(node, keys);
-        assert!(previous.is_none(), "a node gets its terms once");
+        assert!(self.of_node[node.index()].is_empty(), "a node gets its terms once");
+        self.of_node[node.index()] = terms.iter().map(|term| term.key).collect();
+        for term in terms {
+            self.terms
+                .entry(term.key)
+                .and_modify(|members| members.nodes.insert(node))
+                .or_insert_with(|| Members {
+                    display: term.display.as_str().into(),
+                    nodes: Nodes::One(node),
+                });
+        }
     }
 
     /// Takes a node's terms away, if it has any.
     pub fn remove(&mut self, node: NodeIx) {
-        for key in self.of_node.remove(&node).unwrap_or_default() {
-            let Some(members) = self.terms.get_mut(&key) else { continue };
-            if let Ok(at) = members.nodes.binary_search(&node) {
-                members.nodes.remove(at);
-            }
-            if members.nodes.is_empty() {
+        let Some(keys) = self.of_node.get_mut(node.index()) else { return };
+        for key in std::mem::take(keys) {
+            if self.terms.get_mut(&key).is_some_and(|members| !members.nodes.remove(node)) {
                 self.terms.remove(&key);
             }
         }
@@ -255,12 +294,12 @@ impl TermIndex {
 
     /// The memories that hold `term`, ascending.
     pub fn members(&self, term: SharedTermKey) -> &[NodeIx] {
-        self.terms.get(&term).map_or(&[], |members| &members.nodes)
+        self.terms.get(&term).map_or(&[], |members| members.nodes.as_slice())
     }
 
     /// The terms that a node holds.
     pub fn terms_of(&self, node: NodeIx) -> &[SharedTermKey] {
-        self.of_node.get(&node).map_or(&[], |keys| keys)
+        self.of_node.get(node.index()).map_or(&[], |keys| keys)
     }
 
     /// A term as people read it, where this shard knows it.
@@ -270,13 +309,15 @@ impl TermIndex {
 
     /// Bytes by part.
     pub fn memory_bytes(&self) -> [(&'static str, u64); 1] {
-        let members: usize = self
-            .terms
-            .values()
-            .map(|members| members.display.len() + members.nodes.capacity() * 4)
-            .sum();
-        let of_node: usize = self.of_node.values().map(|keys| keys.len() * 8).sum();
-        let tables = self.terms.allocation_size() + self.of_node.allocation_size();
-        [("shared_terms", (members + of_node + tables) as u64)]
+        let several = |members: &Members| match &members.nodes {
+            Nodes::One(_) => members.display.len(),
+            Nodes::Several(nodes) => {
+                members.display.len() + size_of::<Vec<NodeIx>>() + nodes.capacity() * 4
+            }
+        };
+        let members: usize = self.terms.values().map(several).sum();
+        let keys: usize = self.of_node.iter().map(|keys| keys.len() * 8).sum();
+        let of_node = self.of_node.capacity() * size_of::<Box<[SharedTermKey]>>() + keys;
+        [("shared_terms", (members + of_node + self.terms.allocation_size()) as u64)]
     }
 }
