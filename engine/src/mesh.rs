@@ -95,6 +95,8 @@ pub enum Ask {
     Hop(Arc<HopAsk>, Vec<(MemoryKey, Activation)>),
     /// The members of shared terms; how they read, where `explain` is set.
     Terms { space: SpaceName, terms: Arc<Vec<SharedTermKey>>, explain: bool },
+    /// BM25 of memories for the terms of the cue that no seed holds.
+    Score(Arc<ScoreAsk>, Vec<MemoryKey>),
     /// Contents of the best, for the answer.
     Fetch { space: SpaceName, keys: Vec<MemoryKey>, filter: Arc<Filter>, with: With },
     /// Which names each text mentions.
@@ -156,6 +158,8 @@ pub enum Reply {
     Hopped(Box<Hopped>),
     /// For each term asked for, in order.
     Terms(Vec<TermMembers>),
+    /// Scores, in the order asked.
+    Scores(Vec<f32>),
     /// Contents, in the order asked; `None` where the filter or time removed the memory.
     Fetched(Vec<Option<Memory>>),
     /// For each text, the names in it that memories of this shard bear.
@@ -238,7 +242,12 @@ pub struct Probed {
     pub ids: Vec<MemoryKey>,
     /// Attribute values named in the texts.
     pub attributes: Vec<Attribute>,
+    /// Neighbours in their sequences of the nearest.
+    pub neighbours: Neighbours,
 }
+
+/// Memories with their neighbours in a sequence and the weight of each.
+pub type Neighbours = Vec<(MemoryKey, Vec<(MemoryKey, f32)>)>;
 
 /// Who holds a shared term on one shard.
 #[derive(Clone, Debug, Default)]
@@ -279,6 +288,17 @@ pub struct LexicalAsk {
     pub attributes: Vec<Attribute>,
 }
 
+/// A lexical query whose score is wanted for given memories.
+#[derive(Debug)]
+pub struct ScoreAsk {
+    /// Space.
+    pub space: SpaceName,
+    /// Terms with their weights.
+    pub terms: Vec<(TermKey, f32)>,
+    /// Average length of a document.
+    pub average_length: f64,
+}
+
 /// What lexical search found.
 #[derive(Debug, Default)]
 pub struct LexicalFound {
@@ -286,6 +306,8 @@ pub struct LexicalFound {
     pub hits: Vec<Vec<(MemoryKey, f32)>>,
     /// For each attribute, those of the hits and of the keys sent along that bear it.
     pub bearers: Vec<Vec<MemoryKey>>,
+    /// Neighbours in their sequences of the hits.
+    pub neighbours: Neighbours,
 }
 
 /// One hop of spreading.
@@ -303,6 +325,8 @@ pub struct HopAsk {
     pub explain: bool,
     /// The shared terms of the sources are reported.
     pub terms: bool,
+    /// Terms of the cue: which of the first 64 the sources hold is reported.
+    pub held: Vec<TermKey>,
 }
 
 /// What a hop brought.
@@ -314,6 +338,8 @@ pub struct Hopped {
     pub via: Vec<Via>,
     /// Shared terms of each source; only where asked for.
     pub terms: Vec<(MemoryKey, Vec<SharedTermKey>)>,
+    /// A bit for each term of the cue that one of the sources holds.
+    pub held: u64,
     /// Links followed.
     pub links: u64,
     /// The budget ended it early.

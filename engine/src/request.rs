@@ -150,8 +150,8 @@ pub struct Recall {
     pub top_k: usize,
     /// What may come back; activation runs through other memories all the same.
     pub filter: Filter,
-    /// How far activation runs, 0 to 8; 0 is search without spreading.
-    pub max_hops: u8,
+    /// How far activation runs, 0 to 8; 0 is search without spreading; `None`: as the recipe says.
+    pub max_hops: Option<u8>,
     /// What is left of activation after each further hop, 0 to 1.
     pub decay: f32,
     /// Activation below this is not passed on, 0 to 1.
@@ -184,7 +184,7 @@ impl Default for Recall {
             cues: Vec::new(),
             top_k: 10,
             filter: Filter::default(),
-            max_hops: 1,
+            max_hops: None,
             decay: 0.5,
             min_activation: 0.001,
             fan_out: 256,

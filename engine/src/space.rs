@@ -655,6 +655,12 @@ impl Space {
         self.graph.find_kind(&kind)
     }
 
+    /// The kinds of the links between neighbours in a sequence, as far as there are any.
+    pub fn sequence_kinds(&self) -> Vec<KindIx> {
+        let kinds = [AutomaticKind::Next, AutomaticKind::Previous, AutomaticKind::Near];
+        kinds.into_iter().filter_map(|kind| self.automatic_kind(kind)).collect()
+    }
+
     /// Makes the automatic links of `kinds` that leave a node exactly these.
     pub fn set_automatic_links(
         &mut self,

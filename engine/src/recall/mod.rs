@@ -5,16 +5,19 @@
 //!
 //! *Not here*: what a shard does to reply (`shard::search`).
 
-mod fuse;
+mod cues;
 mod path;
-pub mod recipe;
+mod recipe;
 
 use std::sync::Arc;
 
 use crate::fixed::Activation;
+use crate::fuse::{self, Recipe};
 use crate::key::{KeyMap, MemoryKey, Partitioner, ShardIx};
 use crate::limits;
-use crate::mesh::{Ask, HopAsk, LexicalAsk, LexicalFound, Probe, Probed, Reply, TermMembers, Via};
+use crate::mesh::{
+    Ask, HopAsk, LexicalAsk, LexicalFound, Probe, Probed, Reply, ScoreAsk, TermMembers, Via,
+};
 use crate::model::{LinkKind, Memory, SpaceConfig, SpaceName, Timestamp};
 use crate::names;
 use crate::request::{
@@ -23,10 +26,10 @@ use crate::request::{
 use crate::terms::SharedTermKey;
 use crate::text::{self, Analyzer, TermKey};
 
-use fuse::Fusion;
+use cues::Cues;
 use path::Paths;
 
-pub(crate) use fuse::name_weights;
+pub(crate) use cues::named;
 
 /// The kind under which explanations and `link_kinds` know an edge over a shared term.
 pub const SHARED_TERM: &str = "shared_term";
@@ -52,6 +55,8 @@ pub(crate) struct Cell {
     pub direct: f64,
     /// Activation that came along links.
     pub activation: Activation,
+    /// BM25 for what the seeds lack of the cue.
+    pub residual: f32,
     /// The largest part of it that came in one hop.
     pub strongest: Activation,
     /// In which hop.
@@ -68,6 +73,7 @@ enum Stage {
     Lexical,
     Hop,
     Terms,
+    Score,
     Fetch,
     Names,
 }
@@ -83,7 +89,13 @@ pub struct RecallRun {
     text_terms: Vec<Vec<TermKey>>,
     distinct_terms: Vec<TermKey>,
     memories: u64,
-    fusion: Fusion,
+    cues: Cues,
+    recipe: Recipe,
+    candidates: usize,
+    /// Terms of all text cues with their weights, and the average length of a document.
+    weighed: Vec<(TermKey, f32)>,
+    average_length: f64,
+    held: u64,
     cells: KeyMap<Cell>,
     hop: u8,
     /// Activation of the hop under way, by target.
@@ -91,10 +103,12 @@ pub struct RecallRun {
     sources: Vec<(MemoryKey, Activation)>,
     source_terms: Vec<(MemoryKey, Vec<SharedTermKey>)>,
     terms: Arc<Vec<SharedTermKey>>,
+    scoring: Vec<Vec<MemoryKey>>,
     ranked: Vec<(f64, MemoryKey)>,
     ranked_next: usize,
     fetching: Vec<(f64, MemoryKey)>,
-    activation_max: Activation,
+    activation_max: f64,
+    residual_max: f32,
     paths: Paths,
     done: Recalled,
 }
@@ -119,19 +133,28 @@ impl RecallRun {
         let mut distinct_terms: Vec<TermKey> = text_terms.iter().flatten().copied().collect();
         distinct_terms.sort_unstable();
         distinct_terms.dedup();
+        let normal: Vec<String> = texts.iter().map(|t| names::normal_form(t)).collect();
+        let ids = id_keys(&recall, &partitioner, &space);
+        let cues = Cues::new(&recall, &ids, &normal);
+        let candidates = cues.candidates(&recall);
         let probe = Arc::new(Probe {
             space: space.clone(),
             filter: recall.filter.clone(),
             embeddings,
             terms: distinct_terms.clone(),
-            texts: texts.iter().map(|t| names::normal_form(t)).collect(),
-            ids: id_keys(&recall, &partitioner, &space),
-            candidates: candidates(&recall),
+            texts: normal,
+            ids,
+            candidates,
             exact: recall.exact,
             names: recall.names,
         });
         let run = Self {
-            fusion: Fusion::new(&recall),
+            cues,
+            recipe: Recipe::STATEMENT,
+            candidates,
+            weighed: Vec::new(),
+            average_length: 0.0,
+            held: 0,
             recall,
             space,
             partitioner,
@@ -147,10 +170,12 @@ impl RecallRun {
             sources: Vec::new(),
             source_terms: Vec::new(),
             terms: Arc::default(),
+            scoring: Vec::new(),
             ranked: Vec::new(),
             ranked_next: 0,
             fetching: Vec::new(),
-            activation_max: Activation::ZERO,
+            activation_max: 0.0,
+            residual_max: 0.0,
             paths: Paths::default(),
             done: Recalled::default(),
         };
@@ -179,6 +204,10 @@ impl RecallRun {
                 self.terms_known(replies);
                 self.end_hop(now)
             }
+            Stage::Score => {
+                self.scored(replies);
+                self.rank()
+            }
             Stage::Fetch => self.fetched(replies),
             Stage::Names => {
                 self.paths.name(replies);
@@ -194,18 +223,18 @@ impl RecallRun {
         let extended = self.recall.timeout_ms.saturating_mul(2).max(1);
         match self.stage {
             Stage::Probe => {
-                self.recall.max_hops = 0;
+                self.recall.max_hops = Some(0);
                 self.recall.timeout_ms = extended;
                 self.gather_probes(replies);
                 self.fuse(now)
             }
             Stage::Lexical => {
-                self.recall.max_hops = 0;
+                self.recall.max_hops = Some(0);
                 self.recall.timeout_ms = extended;
                 self.lexical(replies);
                 self.fuse(now)
             }
-            Stage::Hop | Stage::Terms => {
+            Stage::Hop | Stage::Terms | Stage::Score => {
                 self.recall.timeout_ms = extended;
                 self.rank()
             }
@@ -229,6 +258,7 @@ impl RecallRun {
                 Stage::Lexical => "lexical",
                 Stage::Hop => "hop",
                 Stage::Terms => "terms",
+                Stage::Score => "score",
                 Stage::Fetch => "fetch",
                 Stage::Names => "names",
             };
@@ -271,16 +301,15 @@ impl RecallRun {
             self.memories += probed.memories;
             probes.push(*probed);
         }
-        self.fusion.probed(probes, candidates(&self.recall));
-        let ids = id_keys(&self.recall, &self.partitioner, &self.space);
-        self.fusion.weigh_ids(&ids);
+        self.cues.probed(probes);
+        self.recipe = self.cues.recipe.unwrap_or(Recipe::STATEMENT);
         (frequencies, documents, total_length)
     }
 
     fn probed(mut self: Box<Self>, replies: Vec<(ShardIx, Reply)>) -> Next {
         let (frequencies, documents, total_length) = self.gather_probes(replies);
         let known = frequencies.iter().any(|f| *f > 0);
-        let attributes = self.fusion.attributes();
+        let attributes = self.cues.attributes().to_vec();
         if !known && attributes.is_empty() {
             let now = self.stage_started;
             return self.fuse(now);
@@ -289,17 +318,19 @@ impl RecallRun {
             let at = self.distinct_terms.binary_search(term).expect("made from the same terms");
             (*term, text::idf(documents, u64::from(frequencies[at])))
         };
-        let queries = self.text_terms.iter().map(|terms| terms.iter().map(idf).collect());
+        let queries: Vec<Vec<(TermKey, f32)>> =
+            self.text_terms.iter().map(|terms| terms.iter().map(idf).collect()).collect();
+        self.weighed = queries.concat();
+        self.average_length = total_length as f64 / documents.max(1) as f64;
         let ask = Arc::new(LexicalAsk {
             space: self.space.clone(),
             filter: self.recall.filter.clone(),
-            queries: queries.collect(),
-            average_length: total_length as f64 / documents.max(1) as f64,
-            candidates: candidates(&self.recall),
+            queries,
+            average_length: self.average_length,
+            candidates: self.candidates,
             attributes: attributes.clone(),
         });
-        let marked: Vec<MemoryKey> =
-            if attributes.is_empty() { Vec::new() } else { self.fusion.candidate_keys() };
+        let marked = if attributes.is_empty() { Vec::new() } else { self.cues.nearest_keys() };
         let marked = self.by_owner(marked.into_iter().map(|key| (key, key)));
         let asks = (0u16..).map(ShardIx).zip(marked);
         let asks = asks.map(|(shard, keys)| (shard, Ask::Lexical(ask.clone(), keys))).collect();
@@ -312,17 +343,38 @@ impl RecallRun {
             *found
         });
         let found: Vec<LexicalFound> = found.collect();
-        self.fusion.lexical(found, candidates(&self.recall));
+        self.cues.lexical(found);
     }
 
     fn fuse(mut self: Box<Self>, now: Timestamp) -> Next {
-        self.sources = self.fusion.fuse(&self.recall, &mut self.cells);
+        let count = self.recall.top_k.max(self.recipe.candidates);
+        let fused = self.cues.fuse(&self.recipe, count);
+        for candidate in fused.list() {
+            let cell = self.cells.entry(candidate.key).or_default();
+            cell.direct = candidate.direct;
+            (cell.lexical, cell.semantic) = (candidate.lexical, candidate.semantic);
+        }
+        let seeds = fused.seeds(self.recall.max_seeds as usize, &self.recipe);
+        let activation = |(key, direct)| (MemoryKey(key), Activation::from_f64(direct));
+        self.sources = seeds.into_iter().map(activation).collect();
+        for (key, weight) in self.cues.ids() {
+            self.cells.entry(key.0).or_default().cue = true;
+            let activation = Activation::from_f64(weight);
+            match self.sources.iter_mut().find(|(seed, _)| *seed == key) {
+                Some((_, strongest)) => *strongest = activation.max(*strongest),
+                None => self.sources.push((key, activation)),
+            }
+        }
+        for (key, _) in &self.sources {
+            self.cells.entry(key.0).or_default().seed = true;
+        }
         self.next_hop(now)
     }
 
     fn next_hop(mut self: Box<Self>, now: Timestamp) -> Next {
-        if self.hop >= self.recall.max_hops || self.sources.is_empty() {
-            return self.rank();
+        let hops = self.recall.max_hops.unwrap_or(self.recipe.hops);
+        if self.hop >= hops || self.sources.is_empty() {
+            return self.score_residual();
         }
         let links_left = limits::LINKS_PER_RECALL_MAX.saturating_sub(self.done.visited.links);
         if now >= self.deadline() || links_left == 0 {
@@ -330,6 +382,8 @@ impl RecallRun {
             return self.rank();
         }
         self.hop += 1;
+        let held = self.weighed.iter().map(|(term, _)| *term);
+        let held = if self.hop == 1 { held.take(HELD_TERMS_MAX).collect() } else { Vec::new() };
         let kinds = self.recall.link_kinds.clone();
         let terms = self.hop == 1 && follows_terms(kinds.as_deref());
         let ask = Arc::new(HopAsk {
@@ -339,6 +393,7 @@ impl RecallRun {
             budget: links_left,
             explain: self.recall.explain,
             terms,
+            held,
         });
         let sources = self.by_owner(self.sources.iter().map(|s| (s.0, *s)));
         let asks = (0u16..).map(ShardIx).zip(sources).filter(|(_, s)| !s.is_empty());
@@ -353,6 +408,7 @@ impl RecallRun {
             let Reply::Hopped(hopped) = reply else { unreachable!("a hop was asked for") };
             self.done.visited.links += hopped.links;
             self.done.truncated |= hopped.truncated;
+            self.held |= hopped.held;
             for (key, amount) in &hopped.pulses {
                 let sum = self.arriving.entry(key.0).or_default();
                 *sum = sum.plus(*amount);
@@ -399,7 +455,7 @@ impl RecallRun {
             for (at, weight) in counting {
                 let row = &rows[at];
                 let share = weight / total.powf(recipe::TERM_EXPONENT) / row.count as f64;
-                let pulse = Activation::from_f64(recipe::TERM_SHARE * amount * share);
+                let pulse = Activation::from_f64(self.recipe.shared * amount * share);
                 self.done.visited.links += row.keys.len() as u64;
                 for key in row.keys.iter().filter(|k| **k != source) {
                     if self.cells.get(&key.0).is_some_and(|cell| cell.seed) {
@@ -439,9 +495,44 @@ impl RecallRun {
         self.next_hop(now)
     }
 
+    /// Asks how much of what the seeds lack of the cue is in what was lit up.
+    fn score_residual(self: Box<Self>) -> Next {
+        let residual = fuse::residual_terms(&self.weighed, &[self.held]);
+        let lit = self.cells.iter().filter(|(_, cell)| cell.activation > Activation::ZERO);
+        let lit: Vec<MemoryKey> = lit.map(|(key, _)| MemoryKey(*key)).collect();
+        if residual.is_empty() || lit.is_empty() {
+            return self.rank();
+        }
+        let ask = Arc::new(ScoreAsk {
+            space: self.space.clone(),
+            terms: residual,
+            average_length: self.average_length,
+        });
+        let keys = self.by_owner(lit.into_iter().map(|key| (key, key)));
+        let mut run = self;
+        run.scoring = keys;
+        let asks = (0u16..).map(ShardIx).zip(&run.scoring).filter(|(_, keys)| !keys.is_empty());
+        let asks = asks.map(|(shard, keys)| (shard, Ask::Score(ask.clone(), keys.clone())));
+        let asks = asks.collect();
+        run.ask(Stage::Score, asks)
+    }
+
+    fn scored(&mut self, replies: Vec<(ShardIx, Reply)>) {
+        for (shard, reply) in replies {
+            let Reply::Scores(scores) = reply else { unreachable!("scores were asked for") };
+            for (key, score) in self.scoring[shard.index()].iter().zip(scores) {
+                let cell = self.cells.get_mut(&key.0).expect("only cells are scored");
+                cell.residual = score;
+                if !cell.seed {
+                    self.residual_max = self.residual_max.max(score);
+                }
+            }
+        }
+    }
+
     fn rank(mut self: Box<Self>) -> Next {
         let spread = self.cells.values().filter(|cell| !cell.seed);
-        self.activation_max = spread.map(|cell| cell.activation).max().unwrap_or_default();
+        self.activation_max = spread.map(|cell| self.preferred(cell)).fold(0.0, f64::max);
         let ranked = self.cells.iter().filter(|(_, cell)| !cell.cue);
         let ranked = ranked.map(|(key, cell)| (self.score(cell).0, MemoryKey(*key)));
         self.ranked = ranked.collect();
@@ -449,15 +540,17 @@ impl RecallRun {
         self.fetch_more()
     }
 
+    /// Activation of a memory, more where it holds what the seeds lack of the cue.
+    fn preferred(&self, cell: &Cell) -> f64 {
+        let factor = fuse::residual_factor(cell.residual, self.residual_max, &self.recipe);
+        cell.activation.to_f64() * factor
+    }
+
     /// Score of a memory and what of it came along links.
     fn score(&self, cell: &Cell) -> (f64, f64) {
-        let activation = if self.activation_max == Activation::ZERO {
-            0.0
-        } else {
-            let share = cell.activation.0 as f64 / self.activation_max.0 as f64;
-            (recipe::ACTIVATION_SCALE * share).min(1.0)
-        };
-        (1.0 - (1.0 - cell.direct.clamp(0.0, 1.0)) * (1.0 - activation), activation)
+        let activation =
+            fuse::scaled_activation(self.preferred(cell), self.activation_max, &self.recipe);
+        (fuse::score(cell.direct, activation), activation)
     }
 
     fn fetch_more(mut self: Box<Self>) -> Next {
@@ -554,10 +647,8 @@ impl RecallRun {
     }
 }
 
-/// How many each search returns.
-fn candidates(recall: &Recall) -> usize {
-    recall.top_k.max(recipe::CANDIDATES)
-}
+/// Terms of a cue of which it is known whether a seed holds them.
+const HELD_TERMS_MAX: usize = 64;
 
 fn text_of(cue: &crate::request::Cue) -> Option<&str> {
     match &cue.kind {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::key::{MemoryKey, ShardIx};
 use crate::mesh::{Ask, AutomaticKind, Mention, OpId, Reply};
 use crate::model::SpaceName;
-use crate::recall::name_weights;
+use crate::recall::named;
 use crate::request::With;
 use crate::vector::Progress;
 
@@ -143,12 +143,14 @@ fn mention_links(of: MemoryKey, mentions: &[Mention]) -> Vec<(MemoryKey, Automat
         .collect();
     let of_others: Vec<Mention> =
         mentions.iter().filter(|m| !own.contains(&m.span.name_key)).cloned().collect();
-    let mut weights = name_weights(&of_others);
+    let mut weights: Vec<(MemoryKey, f32)> =
+        named(&of_others).into_iter().map(|n| (n.key, n.weight / n.namesakes as f32)).collect();
+    weights.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)));
     weights.dedup_by_key(|(key, _)| *key);
     weights.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     weights.truncate(MENTIONS_MAX);
-    let link = |(key, weight): (MemoryKey, f64)| {
-        (key, AutomaticKind::Mentions, crate::fixed::weight_units(weight as f32))
+    let link = |(key, weight): (MemoryKey, f32)| {
+        (key, AutomaticKind::Mentions, crate::fixed::weight_units(weight))
     };
     weights.into_iter().map(link).collect()
 }

@@ -86,6 +86,7 @@ impl Shard {
             Ask::Terms { space, terms, explain } => {
                 self.term_members(from, op, &space, &terms, explain);
             }
+            Ask::Score(ask, keys) => self.score(from, op, &ask, &keys),
             Ask::Mentions { space, texts } => self.mentions(from, op, &space, &texts),
         }
     }

@@ -10,16 +10,17 @@ use std::sync::Arc;
 
 use crate::attributes::Attribute;
 use crate::filter::Filter;
-use crate::fixed::{Activation, WEIGHT_ONE};
+use crate::fixed::{Activation, WEIGHT_ONE, weight_of};
+use crate::fuse::Recipe;
 use crate::graph::{Edge, KindIx};
 use crate::key::{KeyMap, MemoryKey, ShardIx};
 use crate::limits;
 use crate::mesh::{
-    HopAsk, Hopped, LexicalAsk, LexicalFound, Mention, OpId, Probe, Probed, Reply, TermMembers, Via,
+    HopAsk, Hopped, LexicalAsk, LexicalFound, Mention, Neighbours, OpId, Probe, Probed, Reply,
+    ScoreAsk, TermMembers, Via,
 };
 use crate::model::{SpaceName, Timestamp};
 use crate::node::NodeIx;
-use crate::recall::recipe;
 use crate::request::With;
 use crate::space::Space;
 use crate::terms::SharedTermKey;
@@ -142,6 +143,7 @@ impl Shard {
                 });
             }
         }
+        probed.neighbours = neighbours(space, probed.nearest.iter().flatten().map(|(key, _)| *key));
         self.reply(from, op, Ok(Reply::Probed(probed)));
     }
 
@@ -173,7 +175,11 @@ impl Shard {
                 scan.running = Some(vectors.exact(next, scan.probe.candidates));
                 self.scans.push_back(scan);
             }
-            None => self.reply(scan.to, scan.op, Ok(Reply::Probed(scan.probed))),
+            None => {
+                let hits = scan.probed.nearest.iter().flatten().map(|(key, _)| *key);
+                scan.probed.neighbours = neighbours(space, hits);
+                self.reply(scan.to, scan.op, Ok(Reply::Probed(scan.probed)));
+            }
         }
         true
     }
@@ -191,7 +197,11 @@ impl Shard {
             return self.reply(
                 from,
                 op,
-                Ok(Reply::Lexical(Box::new(LexicalFound { hits, bearers }))),
+                Ok(Reply::Lexical(Box::new(LexicalFound {
+                    hits,
+                    bearers,
+                    ..LexicalFound::default()
+                }))),
             );
         };
         let space = &self.spaces[&number];
@@ -212,6 +222,14 @@ impl Shard {
             run_hop(space, ask, sources, self.now, &mut self.scratch, &mut hopped);
         }
         self.reply(from, op, Ok(Reply::Hopped(Box::new(hopped))));
+    }
+
+    pub(super) fn score(&mut self, from: ShardIx, op: OpId, ask: &ScoreAsk, keys: &[MemoryKey]) {
+        let scores = match self.space(&ask.space) {
+            Ok(space) => scores(space, ask, keys, self.now),
+            Err(_) => vec![0.0; keys.len()],
+        };
+        self.reply(from, op, Ok(Reply::Scores(scores)));
     }
 
     pub(super) fn term_members(
@@ -287,11 +305,43 @@ fn probe_text(space: &Space, probe: &Probe, now: Timestamp) -> Probed {
         mentions,
         ids: probe.ids.iter().copied().filter(|k| space.live_node(*k, now).is_some()).collect(),
         attributes,
+        neighbours: Vec::new(),
     }
 }
 
 fn keyed(space: &Space, hits: &[Hit]) -> Vec<(MemoryKey, f32)> {
     hits.iter().map(|hit| (space.graph.key(hit.node), hit.score)).collect()
+}
+
+/// The sequence links of memories, where they have any.
+fn neighbours(space: &Space, keys: impl Iterator<Item = MemoryKey>) -> Neighbours {
+    let kinds = space.sequence_kinds();
+    if kinds.is_empty() {
+        return Vec::new();
+    }
+    let links = keys.filter_map(|key| {
+        let node = space.graph.find(key)?;
+        let edges = space.graph.outward(node).iter();
+        let sequence = edges.filter(|e| e.is_automatic() && kinds.contains(&e.kind()));
+        let links: Vec<(MemoryKey, f32)> =
+            sequence.map(|e| (space.graph.key(e.node), weight_of(e.weight))).collect();
+        (!links.is_empty()).then_some((key, links))
+    });
+    links.collect()
+}
+
+fn scores(space: &Space, ask: &ScoreAsk, keys: &[MemoryKey], now: Timestamp) -> Vec<f32> {
+    let query = Bm25Query {
+        terms: &ask.terms,
+        average_length: ask.average_length,
+        k: 0,
+        keys: space.graph.keys(),
+        accept: None,
+    };
+    let found: Vec<Option<NodeIx>> = keys.iter().map(|k| space.live_node(*k, now)).collect();
+    let nodes: Vec<NodeIx> = found.iter().flatten().copied().collect();
+    let mut scores = space.text.score_nodes(&query, &nodes).into_iter();
+    found.iter().map(|node| node.and_then(|_| scores.next()).unwrap_or(0.0)).collect()
 }
 
 fn mentions_in(space: &Space, text: &str) -> Vec<Mention> {
@@ -332,6 +382,7 @@ fn lexical_search(
         let hits = space.text.search(&query, scratch);
         found.hits.push(hits.iter().map(|(n, score)| (space.graph.key(*n), *score)).collect());
     }
+    found.neighbours = neighbours(space, found.hits.iter().flatten().map(|(key, _)| *key));
     for attribute in &ask.attributes {
         let hits = found.hits.iter().flatten().map(|(key, _)| *key);
         let bears = |key: &MemoryKey| {
@@ -370,6 +421,12 @@ fn run_hop(
         }
         spread_from(space, ask, kinds.as_deref(), node, *activation, scratch, hopped);
     }
+    if !ask.held.is_empty() {
+        let live = sources.iter().filter_map(|(key, _)| space.live_node(*key, now));
+        let nodes: Vec<NodeIx> = live.collect();
+        let held = space.text.held_terms(&ask.held, &nodes);
+        hopped.held = held.iter().fold(0, |all, held| all | held);
+    }
     hopped.pulses.reserve(scratch.pulses.len());
     for (node, amount) in &scratch.pulses {
         let key = space.graph.key(NodeIx(*node));
@@ -396,7 +453,8 @@ fn spread_from(
     if total == 0 {
         return;
     }
-    let norm = Activation::from_f64(recipe::fan_out_norm(total as f64 / f64::from(WEIGHT_ONE)));
+    let total = total as f64 / f64::from(WEIGHT_ONE);
+    let norm = Activation::from_f64(total.powf(-Recipe::STATEMENT.fan_out_exponent));
     let each = activation.times(norm);
     let key = space.graph.key(node);
     let mut follow = |edge: &Edge| {

@@ -56,7 +56,7 @@ fn recall_field(recall: &mut Recall, reader: &mut Reader<'_>, name: &str) -> Che
         "cues" => recall.cues = cues(reader)?,
         "top_k" => recall.top_k = whole(reader, 1, limits::TOP_K_MAX)?,
         "filter" => recall.filter = filter::read(reader)?,
-        "max_hops" => recall.max_hops = whole(reader, 0, limits::HOPS_MAX)?,
+        "max_hops" => recall.max_hops = Some(whole(reader, 0, limits::HOPS_MAX)?),
         "decay" => recall.decay = fraction(reader)?,
         "min_activation" => recall.min_activation = fraction(reader)?,
         "fan_out" => recall.fan_out = whole(reader, 1, limits::FAN_OUT_MAX)?,

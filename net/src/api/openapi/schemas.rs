@@ -221,7 +221,9 @@ fn recall_field(field: &str) -> Value {
         }),
         "top_k" => whole(1, limits::TOP_K_MAX as u64, default.top_k as u64),
         "filter" => nullable(reference("Filter")),
-        "max_hops" => whole(0, limits::HOPS_MAX.into(), default.max_hops.into()),
+        "max_hops" => {
+            nullable(json!({"type": "integer", "minimum": 0, "maximum": limits::HOPS_MAX}))
+        }
         "decay" => fraction_or(default.decay),
         "min_activation" => fraction_or(default.min_activation),
         "fan_out" => whole(1, limits::FAN_OUT_MAX.into(), default.fan_out.into()),
