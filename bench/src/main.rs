@@ -5,16 +5,18 @@
 //!
 //! *Not here*: what it does (the library).
 
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io::{self, BufWriter, Write as _};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use engram_bench::compare::{self, Metric};
-use engram_bench::dataset::{Dataset, VectorForm};
+use engram_bench::dataset::{Dataset, Shape, Synthetic, VectorForm, push_vector};
 use engram_bench::result::{SessionResult, StepResult};
 use engram_bench::session::{Recorded, Session, recall_at_10};
+use engram_bench::truth;
 use engram_bench::workload::Workload;
 use engram_bench::{hdr, pages, report};
 
@@ -36,6 +38,21 @@ enum Command {
     Compare(CompareArgs),
     /// Make the page of kept results, or check it.
     Pages(PagesArgs),
+    /// Write a synthetic data set with queries and their right answers, for other systems.
+    Dataset(DatasetArgs),
+}
+
+#[derive(Args)]
+struct DatasetArgs {
+    /// Memories.
+    #[arg(long, default_value_t = 10_000)]
+    memories: u64,
+    /// Queries.
+    #[arg(long, default_value_t = 500)]
+    queries: u64,
+    /// Folder for memories.ndjson and queries.ndjson.
+    #[arg(long)]
+    output: PathBuf,
 }
 
 #[derive(Args)]
@@ -150,6 +167,7 @@ fn main() -> ExitCode {
         Command::Pair(args) => pair(&args),
         Command::Compare(args) => compare_results(&args),
         Command::Pages(args) => make_page(&args),
+        Command::Dataset(args) => write_dataset(&args),
     };
     done.unwrap_or_else(|e| {
         eprintln!("engram-bench: {e}");
@@ -297,6 +315,32 @@ fn make_page(args: &PagesArgs) -> io::Result<ExitCode> {
     let in_step = std::fs::read_to_string(&args.page)? == page;
     eprintln!("{} is {}in step", args.page.display(), if in_step { "" } else { "not " });
     Ok(if in_step { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn write_dataset(args: &DatasetArgs) -> io::Result<ExitCode> {
+    let shape = Shape { memories: args.memories, dimensions: 384, out_degree: 8, seed: 1 };
+    let set = Synthetic::new(shape);
+    std::fs::create_dir_all(&args.output)?;
+    let mut file = BufWriter::new(File::create(args.output.join("memories.ndjson"))?);
+    let mut line = String::new();
+    for i in 0..args.memories {
+        line.clear();
+        set.push_line(i, VectorForm::Base64, &mut line);
+        writeln!(file, "{line}")?;
+    }
+    file.flush()?;
+    let queries: Vec<Vec<f32>> = (0..args.queries).map(|q| set.query_vector(q)).collect();
+    let right = truth::nearest(&set, &queries, 10, 2);
+    let mut file = BufWriter::new(File::create(args.output.join("queries.ndjson"))?);
+    for (query, right) in queries.iter().zip(right) {
+        line.clear();
+        push_vector(query, VectorForm::Base64, &mut line);
+        let nearest: Vec<String> = right.into_iter().map(Synthetic::id).collect();
+        let nearest = serde_json::Value::from(nearest);
+        writeln!(file, "{{\"embedding\":{line},\"nearest\":{nearest}}}")?;
+    }
+    file.flush()?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn write_files(folder: &Path, name: &str, steps: &[Recorded]) -> io::Result<()> {
