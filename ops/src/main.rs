@@ -1,3 +1,33 @@
 //! The `engram` command.
+//!
+//! *Invariants*: results go to standard output, all else to standard error; the exit status says
+//! how it ended.
+//!
+//! *Not here*: what the subcommands do (`commands`).
 
-fn main() {}
+mod arguments;
+mod backend;
+mod client;
+mod commands;
+mod evaluation;
+mod failure;
+mod lines;
+mod logger;
+mod progress;
+mod server;
+mod target;
+mod units;
+
+use arguments::Refused;
+
+fn main() {
+    let failure = match arguments::read(std::env::args_os().collect()) {
+        Ok(arguments) => arguments.engram.command.run(&arguments.origins).err(),
+        Err(Refused::Shown(shown)) => shown.exit(),
+        Err(Refused::Failed(failure)) => Some(failure),
+    };
+    if let Some(failure) = failure.filter(|failure| !failure.is_broken_pipe()) {
+        eprintln!("engram: {failure}");
+        std::process::exit(failure.status.code());
+    }
+}

@@ -21,4 +21,4 @@ pub use crate::core::Handle;
 pub use directory::{Directory, Manifest};
 pub use error::ShardsError;
 pub use run::{Config, CorePlace, Running, start};
-pub use status::{ShardPhase, Status};
+pub use status::{Counters, ShardPhase, Status};

@@ -1,0 +1,129 @@
+//! Joins a core's sockets to its shard: what `net` needs, from what `shards` has.
+//!
+//! *Invariants*: the two know nothing of each other; nothing is decided here but how their words
+//! for the phases of life translate.
+//!
+//! *Not here*: starting and stopping (`server`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use engram_engine::model::Timestamp;
+use engram_engine::request::{Answer, Rejection, Request};
+use engram_net::exposition::{Exposition, Kind};
+use engram_net::{Backend, Phase, Readiness};
+use engram_shards::{Counters, Handle, ShardPhase, Status};
+use serde_json::Value;
+
+/// What the cores of one server share, beside their shards.
+#[derive(Debug)]
+pub struct Shared {
+    /// The placement, as `GET /api/v1/topology` shows it.
+    pub topology: Value,
+    /// The server was told to stop.
+    pub draining: AtomicBool,
+}
+
+/// The server as one core sees it.
+#[derive(Clone)]
+pub struct Core {
+    handle: Handle,
+    shared: Arc<Shared>,
+}
+
+impl Core {
+    /// Joins a core's shard to what the cores share.
+    pub fn new(handle: Handle, shared: Arc<Shared>) -> Self {
+        Self { handle, shared }
+    }
+}
+
+impl Backend for Core {
+    fn call(&self, request: Request) -> impl Future<Output = Result<Answer, Rejection>> + 'static {
+        self.handle.call(request)
+    }
+
+    fn readiness(&self) -> Readiness {
+        readiness(self.handle.status(), self.shared.draining.load(Ordering::Relaxed))
+    }
+
+    fn topology(&self) -> Value {
+        self.shared.topology.clone()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.handle.now()
+    }
+
+    fn metrics(&self, out: &mut Exposition) {
+        write_metrics(self.handle.status(), out);
+    }
+}
+
+fn readiness(status: &Status, draining: bool) -> Readiness {
+    let shards = status.phase();
+    let phase = match shards {
+        ShardPhase::Starting => Phase::Starting,
+        ShardPhase::Recovering => Phase::Recovering,
+        ShardPhase::Warming => Phase::Warming,
+        ShardPhase::Poisoned => Phase::Poisoned,
+        ShardPhase::Stopped => Phase::Stopped,
+        ShardPhase::Draining => Phase::Draining,
+        ShardPhase::Running if draining => Phase::Draining,
+        ShardPhase::Running => Phase::Running,
+    };
+    let reason = match phase {
+        Phase::Starting => "the shards start",
+        Phase::Recovering => "the log is read",
+        Phase::Warming => "associations are made again",
+        Phase::Running | Phase::Consolidating => "",
+        Phase::Draining => "the server was told to stop",
+        Phase::Stopped => "the server has stopped",
+        Phase::Poisoned => "the log could not be written: reads go on, writes are refused",
+    };
+    Readiness {
+        phase,
+        progress: if phase == Phase::Running { 1.0 } else { status.progress() },
+        reason: reason.to_owned(),
+        started: shards >= ShardPhase::Warming,
+        ready: phase == Phase::Running,
+    }
+}
+
+/// A counter of one shard: its name, what it is, where it stands, and units of it in one of the
+/// metric's.
+type Row = (&'static str, &'static str, fn(&Counters) -> &AtomicU64, f64);
+
+const COUNTERS: [Row; 9] = [
+    ("engram_shard_requests_total", "Requests whose home a shard was.", |c| &c.requests, 1.0),
+    ("engram_log_records_total", "Records appended to the log.", |c| &c.appends, 1.0),
+    ("engram_log_written_bytes_total", "Bytes written to the log.", |c| &c.log_written_bytes, 1.0),
+    ("engram_log_syncs_total", "Batches made durable.", |c| &c.syncs, 1.0),
+    ("engram_log_sync_seconds_total", "Time of writing and syncing.", |c| &c.sync_us, 1e6),
+    ("engram_envelopes_total", "Envelopes sent to other shards.", |c| &c.envelopes, 1.0),
+    (
+        "engram_envelopes_waited_total",
+        "Envelopes that found a full mailbox and waited.",
+        |c| &c.envelopes_waited,
+        1.0,
+    ),
+    ("engram_record_cache_hits_total", "Records read from memory.", |c| &c.cache_hits, 1.0),
+    ("engram_record_cache_misses_total", "Records read from disk.", |c| &c.cache_misses, 1.0),
+];
+
+fn write_metrics(status: &Status, out: &mut Exposition) {
+    let phase = readiness(status, false);
+    out.single(
+        Kind::Gauge,
+        "engram_ready",
+        "1 where the shards serve, else 0.",
+        u8::from(phase.ready),
+    );
+    for (name, help, counter, unit) in COUNTERS {
+        out.family(Kind::Counter, name, help);
+        for (shard, counters) in status.shards().iter().enumerate() {
+            let value = counter(counters).load(Ordering::Relaxed) as f64 / unit;
+            out.sample(name, &[("shard", &shard.to_string())], value);
+        }
+    }
+}

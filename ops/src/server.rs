@@ -1,0 +1,291 @@
+//! A server in this process: a shard and a listener on each placed core.
+//!
+//! *Invariants*: nothing starts where something is missing that it can't run without; what was
+//! acknowledged before [`Server::stop`] returns is durable.
+//!
+//! *Not here*: settings and signals (`commands::serve`), requests (`net`), shards (`shards`).
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use engram_engine::request::Wait;
+use engram_net::{Options, Port};
+use engram_platform::{Finding, PlacementOptions, Preflight, TopologyReport};
+use engram_shards::{CorePlace, Directory, Handle, Running, ShardPhase, ShardsError};
+use flume::{Receiver, Sender};
+
+use crate::backend::{Core, Shared};
+use crate::client::Url;
+use crate::commands::machine_report;
+use crate::failure::{Failure, Status};
+
+/// Entries of a shard's ring.
+const RING_ENTRIES: u32 = 128;
+/// Share of the memory budget that keeps records which were read or written lately.
+const CACHE_SHARE: u64 = 8;
+/// How often a start that is waited for is looked at.
+const START_PAUSE: Duration = Duration::from_millis(5);
+/// How long a start without a sign of progress is waited for.
+const START_SILENCE: Duration = Duration::from_secs(60);
+
+/// What a server needs to start.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// The warm tier.
+    pub data_dir: PathBuf,
+    /// CPUs and number of shards, where they were asked for.
+    pub placement: PlacementOptions,
+    /// Bytes that the process may use.
+    pub memory_bytes: u64,
+    /// When a write is answered where the request does not say.
+    pub wait: Wait,
+    /// How long draining may take.
+    pub drain: Duration,
+}
+
+/// A server that runs.
+pub struct Server {
+    address: SocketAddr,
+    running: Running,
+    stopper: Stopper,
+}
+
+/// Tells a server to stop, from any thread.
+#[derive(Clone)]
+pub struct Stopper {
+    shared: Arc<Shared>,
+    /// Dropped to stop: every core waits for the other end.
+    sender: Arc<Mutex<Option<Sender<()>>>>,
+    failure: Arc<Mutex<Option<Failure>>>,
+}
+
+impl Stopper {
+    /// Not ready at once; then cores drain.
+    pub fn stop(&self) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+        drop(self.sender.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    fn fail(&self, failure: Failure) {
+        let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert(failure);
+        drop(first);
+        self.stop();
+    }
+}
+
+impl Server {
+    /// Starts; recovery goes on while this returns.
+    ///
+    /// # Errors
+    /// Where the machine lacks something, the address is taken, or the directory is held.
+    pub fn start(plan: &Plan) -> Result<Self, Failure> {
+        let report = machine_report(&plan.placement)?;
+        let shards = u16::try_from(report.placement.shards.len()).unwrap_or(u16::MAX);
+        check(plan, shards, &report)?;
+        let port = Port::claim(plan.listen).map_err(Failure::because("the server can't listen"))?;
+        let directory = Directory::open(&plan.data_dir, shards).map_err(of_shards)?;
+        warn_of_shards(&directory, shards);
+        let config = engram_shards::Config {
+            places: places(&report),
+            cache_bytes: cache_bytes(plan, directory.manifest().shards),
+            directory,
+        };
+        let topology =
+            serde_json::to_value(&report).map_err(Failure::because("the topology is no JSON"))?;
+        let (sender, receiver) = flume::bounded(0);
+        let shared = Arc::new(Shared { topology, draining: AtomicBool::new(false) });
+        let stopper =
+            Stopper { shared, sender: Arc::new(Mutex::new(Some(sender))), failure: Arc::default() };
+        let options = Options { wait: plan.wait, drain: plan.drain, ..Options::default() };
+        let (address, cores) = (port.address(), stopper.clone());
+        let serve = move |handle| {
+            serve_core(handle, port.clone(), options.clone(), cores.clone(), receiver.clone())
+        };
+        let running = engram_shards::start(config, serve).map_err(of_shards)?;
+        Ok(Self { address, running, stopper })
+    }
+
+    /// The address, with the port that the system chose.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where it is reached on this machine.
+    pub fn url(&self) -> Url {
+        self.address.to_string().parse().expect("an address is a URL")
+    }
+
+    /// The right to tell it to stop.
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+
+    /// Waits until it serves.
+    ///
+    /// # Errors
+    /// Where it stands still before that, or its log can't be written.
+    pub fn wait_until_ready(&self) -> Result<(), Failure> {
+        let status = self.running.status();
+        let (mut last, mut since) = (None, Instant::now());
+        loop {
+            let now = (status.phase(), (status.progress() * 1000.0) as u32);
+            match now.0 {
+                ShardPhase::Running => return Ok(()),
+                ShardPhase::Poisoned => return Err(Failure::new("the log can't be written")),
+                _ if last.replace(now) != Some(now) => since = Instant::now(),
+                _ if since.elapsed() > START_SILENCE || self.is_told_to_stop() => {
+                    return Err(Failure::new("the data directory could not be opened"));
+                }
+                _ => {}
+            }
+            std::thread::sleep(START_PAUSE);
+        }
+    }
+
+    fn is_told_to_stop(&self) -> bool {
+        self.stopper.shared.draining.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    /// Why it ended, where nobody told it to.
+    pub fn join(self) -> Result<(), Failure> {
+        let ended = self.running.join().map_err(of_shards);
+        let failure = self.stopper.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match failure {
+            Some(failure) => Err(failure),
+            None => ended,
+        }
+    }
+
+    /// Stops it and waits until it has ended.
+    ///
+    /// # Errors
+    /// As [`Server::join`].
+    pub fn stop(self) -> Result<(), Failure> {
+        self.stopper.stop();
+        self.join()
+    }
+}
+
+/// Opens a data directory for the commands of this process alone.
+///
+/// # Errors
+/// As [`Server::start`] and [`Server::wait_until_ready`].
+pub fn open_directory(directory: &Path) -> Result<Server, Failure> {
+    let server = Server::start(&Plan {
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        data_dir: directory.to_owned(),
+        placement: PlacementOptions::default(),
+        memory_bytes: memory_bytes(None)?,
+        wait: Wait::Durable,
+        drain: Duration::from_secs(5),
+    })?;
+    match server.wait_until_ready() {
+        Ok(()) => Ok(server),
+        Err(failure) => match server.stop() {
+            Ok(()) => Err(failure),
+            Err(cause) => Err(cause),
+        },
+    }
+}
+
+/// Another process holds the directory.
+pub fn is_held(directory: &Path) -> bool {
+    let lock = File::open(directory.join("lock"));
+    lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
+}
+
+/// The memory budget: what was asked for, else 80 % of what the process may use.
+///
+/// # Errors
+/// Where the machine can't be read.
+pub fn memory_bytes(asked: Option<u64>) -> Result<u64, Failure> {
+    match asked {
+        Some(bytes) => Ok(bytes),
+        None => {
+            let report = machine_report(&PlacementOptions::default())?;
+            Ok(report.machine.memory.limit_bytes / 5 * 4)
+        }
+    }
+}
+
+async fn serve_core(
+    handle: Handle,
+    port: Port,
+    options: Options,
+    stopper: Stopper,
+    stopped: Receiver<()>,
+) {
+    let listener = match port.listen() {
+        Ok(listener) => listener,
+        Err(error) => {
+            return stopper.fail(Failure::because("a core can't listen")(error));
+        }
+    };
+    let shard = handle.shard().0;
+    let core = Core::new(handle, stopper.shared.clone());
+    let stop = async move {
+        // Nothing is ever sent: the sender is dropped.
+        let _disconnected = stopped.recv_async().await;
+    };
+    let drained = engram_net::serve(core, listener, options, stop).await;
+    if drained.cut > 0 {
+        log::warn!("shard {shard}: {} connections were cut while draining", drained.cut);
+    }
+}
+
+fn check(plan: &Plan, shards: u16, report: &TopologyReport) -> Result<(), Failure> {
+    let preflight = Preflight {
+        shards,
+        ring_entries: RING_ENTRIES,
+        data_dir: Some(plan.data_dir.clone()),
+        fast_dir: None,
+    };
+    let findings = preflight.run(&report.machine);
+    let (fatal, hints): (Vec<&Finding>, Vec<&Finding>) =
+        findings.iter().chain(&report.findings).partition(|finding| finding.fatal);
+    for hint in hints {
+        log::info!("{}: {hint}", hint.code);
+    }
+    let Some(first) = fatal.first() else { return Ok(()) };
+    fatal[1..].iter().for_each(|finding| log::error!("{}: {finding}", finding.code));
+    Err(Failure::new(first.problem.clone())
+        .with_status(Status::Environment)
+        .with_hint(first.remedy.clone()))
+}
+
+fn warn_of_shards(directory: &Directory, wanted: u16) {
+    let has = directory.manifest().shards;
+    if has != wanted {
+        log::warn!(
+            "the data directory was made with {has} shards and keeps them; {wanted} were planned"
+        );
+    }
+}
+
+fn places(report: &TopologyReport) -> Vec<CorePlace> {
+    let placement = &report.placement;
+    let place = |place: &engram_platform::ShardPlace| CorePlace {
+        cpu: placement.pinned.then_some(place.cpu),
+        spin: Duration::from_micros(placement.spin_us.into()),
+    };
+    placement.shards.iter().map(place).collect()
+}
+
+fn cache_bytes(plan: &Plan, shards: u16) -> usize {
+    let share = plan.memory_bytes / CACHE_SHARE / u64::from(shards.max(1));
+    usize::try_from(share).unwrap_or(usize::MAX)
+}
+
+fn of_shards(error: ShardsError) -> Failure {
+    Failure::new("the shards can't go on").with_source(error)
+}

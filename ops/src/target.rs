@@ -1,0 +1,110 @@
+//! What a command works on: a server that runs, or a data directory that it opens itself.
+//!
+//! *Invariants*: a flag wins over a variable; a directory that was named by a flag and that another
+//! process holds is refused with that process's name, never worked around.
+//!
+//! *Not here*: the requests (`client`), how a directory is opened (`server`).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::arguments::{Origin, Origins};
+use crate::client::{Client, Options, Url};
+use crate::failure::Failure;
+use crate::server::{self, Server};
+use crate::units;
+
+/// Where a command finds memories.
+#[derive(Clone, Debug, Args)]
+pub struct Target {
+    /// Server to work on [default: that of ENGRAM_LISTEN, else http://127.0.0.1:8080]
+    #[arg(long, value_name = "URL")]
+    pub url: Option<Url>,
+    /// Data directory to work on where no server holds it
+    #[arg(long, value_name = "DIR", conflicts_with = "url")]
+    pub data_dir: Option<PathBuf>,
+    /// Space of the memories
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub space: String,
+    /// Key of a server that wants one
+    #[arg(long, value_name = "KEY", hide_env_values = true)]
+    pub api_key: Option<String>,
+    /// How long the server may be silent
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = units::duration)]
+    pub timeout: Duration,
+}
+
+/// A client, and the server of its own that it talks to where it opened a directory.
+pub struct Opened {
+    /// Talks to the server.
+    pub client: Client,
+    server: Option<Server>,
+}
+
+impl Opened {
+    /// Ends a server of its own; what it stored is durable then.
+    ///
+    /// # Errors
+    /// Where that server failed.
+    pub fn close(self) -> Result<(), Failure> {
+        match self.server {
+            Some(server) => server.stop(),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Target {
+    /// Connects, or opens the directory.
+    ///
+    /// # Errors
+    /// Where the directory is held or damaged.
+    pub fn open(&self, origins: &Origins) -> Result<Opened, Failure> {
+        let server = match self.directory(origins) {
+            Some(directory) => Some(server::open_directory(directory)?),
+            None => None,
+        };
+        let url = match (&server, &self.url) {
+            (Some(server), _) => server.url(),
+            (None, Some(url)) => url.clone(),
+            (None, None) => default_url(),
+        };
+        Ok(Opened { client: self.client(url), server })
+    }
+
+    /// A client of the server, for commands that make sense on a server only.
+    pub fn connect(&self) -> Client {
+        self.client(self.url.clone().unwrap_or_else(default_url))
+    }
+
+    fn client(&self, url: Url) -> Client {
+        Client::new(Options {
+            url,
+            space: self.space.clone(),
+            api_key: self.api_key.clone(),
+            timeout: self.timeout,
+        })
+    }
+
+    /// The directory to open. In an image the variable names the directory of the server beside
+    /// which a command runs: there the server is meant.
+    fn directory(&self, origins: &Origins) -> Option<&PathBuf> {
+        let directory = self.data_dir.as_ref()?;
+        let by_flag = origins.of("data-dir") == Origin::Flag;
+        let alone = !origins.is_given("url") && !server::is_held(directory);
+        (by_flag || alone).then_some(directory)
+    }
+}
+
+fn default_url() -> Url {
+    let listen = std::env::var("ENGRAM_LISTEN").unwrap_or_default();
+    let listen = if listen.is_empty() { "127.0.0.1:8080" } else { &listen };
+    let address = listen.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:");
+    address.parse().unwrap_or_else(|_| default_url_of("127.0.0.1:8080"))
+}
+
+fn default_url_of(address: &str) -> Url {
+    address.parse().expect("a literal address is a URL")
+}
