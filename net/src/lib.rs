@@ -6,6 +6,7 @@
 //! *Not here*: what a memory is (`engine`), executors and files (`shards`), the command (`ops`).
 
 mod api;
+pub mod auth;
 mod backend;
 pub mod error;
 pub mod exposition;

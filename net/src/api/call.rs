@@ -20,6 +20,7 @@ use super::idempotency::Key;
 use super::route::Operation;
 use super::uri::{Query, invalid};
 use super::uuid::Uuids;
+use crate::auth::{Grant, Guard};
 use crate::backend::Backend;
 use crate::error::{Checked, Fault, Problem};
 use crate::json::reader::{self, Reader};
@@ -41,6 +42,10 @@ pub struct Core<B> {
     pub uuids: Uuids,
     /// When a write is answered where the request does not say.
     pub wait: Wait,
+    /// Keys.
+    pub guard: Guard,
+    /// `/metrics` asks for a key as well.
+    pub metrics_guarded: bool,
 }
 
 impl<B: Backend> Core<B> {
@@ -69,6 +74,8 @@ pub struct Call<'a, B> {
     pub lease: Lease,
     /// Its idempotency key, once an operation that knows them has read it.
     pub key: Option<Key>,
+    /// What its key allows; `None`: everything.
+    pub grant: Option<Rc<Grant>>,
 }
 
 impl<'a, B: Backend> Call<'a, B> {
@@ -99,7 +106,28 @@ impl<'a, B: Backend> Call<'a, B> {
 
     /// The space that its path names.
     pub fn space_in_path(&self) -> Checked<SpaceName> {
-        SpaceName::new(&self.parameter).map_err(|why| Problem::new(Fault::InvalidPath, why))
+        let space = SpaceName::new(&self.parameter);
+        self.reached(space.map_err(|why| Problem::new(Fault::InvalidPath, why))?)
+    }
+
+    /// Whether its key reaches a space.
+    pub fn reaches(&self, space: &SpaceName) -> bool {
+        self.grant.as_ref().is_none_or(|grant| grant.reaches(space))
+    }
+
+    /// What concerns all spaces is not for keys of some.
+    pub fn reaches_all(&self) -> Checked<()> {
+        match self.grant.as_ref().and_then(|grant| grant.spaces.as_ref()) {
+            None => Ok(()),
+            Some(_) => Err(Problem::new(Fault::Forbidden, "the key is for some spaces only")),
+        }
+    }
+
+    fn reached(&self, space: SpaceName) -> Checked<SpaceName> {
+        if self.reaches(&space) {
+            return Ok(space);
+        }
+        Err(Problem::new(Fault::Forbidden, "the key is not for this space"))
     }
 
     /// The space that its header or its query names.
@@ -110,12 +138,12 @@ impl<'a, B: Backend> Call<'a, B> {
             return Err(invalid(SPACE_HEADER, "it is there twice"));
         }
         let name = match (header, query.get("space")) {
-            (None, None) => return Ok(SpaceName::default()),
+            (None, None) => return self.reached(SpaceName::default()),
             (Some(one), None) | (None, Some(one)) => one,
             (Some(one), Some(other)) if one == other => one,
             (Some(_), Some(_)) => return Err(invalid("space", "the header names another one")),
         };
-        SpaceName::new(name).map_err(|why| invalid("space", &why))
+        self.reached(SpaceName::new(name).map_err(|why| invalid("space", &why))?)
     }
 
     /// When it is to be answered.

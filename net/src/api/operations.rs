@@ -343,7 +343,8 @@ async fn list_spaces<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
     call.query()?;
     match call.ask(Request::ListSpaces).await? {
         Answer::Spaces(spaces) => {
-            let spaces = spaces.iter().map(view::space).collect();
+            let reached = spaces.iter().filter(|space| call.reaches(&space.name));
+            let spaces = reached.map(view::space).collect();
             Ok(Answered::json(view::to_json(&Spaces { spaces })))
         }
         other => unexpected(&other),
@@ -384,6 +385,7 @@ async fn delete_space<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
 
 async fn stats<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
     call.query()?;
+    call.reaches_all()?;
     match call.ask(Request::Stats).await? {
         Answer::Stats(stats) => Ok(Answered::json(view::stats(&stats))),
         other => unexpected(&other),

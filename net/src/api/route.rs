@@ -10,11 +10,13 @@ use std::borrow::Cow;
 use http::Method;
 
 use super::uri::decoded;
+use crate::auth::Role;
 use crate::error::{Checked, Fault, Problem};
 
-/// Declares operations: variant, name in metrics and OpenAPI, method, path, query parameters.
+/// Declares operations: variant, name in metrics and OpenAPI, method, path, query parameters,
+/// role of the key.
 macro_rules! operations {
-    ($($operation:ident $name:literal $method:ident $path:literal [$($parameter:literal)*])*) => {
+    ($($operation:ident $name:literal $method:ident $path:literal [$($parameter:literal)*] $role:ident)*) => {
         /// Everything that a client may ask for.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Operation { $(#[doc = $path] $operation,)* }
@@ -26,50 +28,51 @@ macro_rules! operations {
             method: Method::$method,
             path: $path,
             query: &[$($parameter,)*],
+            role: Role::$role,
         },)*];
     };
 }
 
 operations! {
-    StoreMemory "store_memory" POST "/api/v1/memories" ["space" "wait"]
-    ListMemories "list_memories" GET "/api/v1/memories" ["space" "limit" "cursor" "filter" "with"]
-    StoreBatch "store_batch" POST "/api/v1/memories/batch" ["space" "wait"]
-    PutMemory "put_memory" PUT "/api/v1/memories/{id}" ["space" "wait"]
-    GetMemory "get_memory" GET "/api/v1/memories/{id}" ["space" "with"]
-    PatchMemory "patch_memory" PATCH "/api/v1/memories/{id}" ["space" "wait"]
-    DeleteMemory "delete_memory" DELETE "/api/v1/memories/{id}" ["space" "wait"]
-    GetLinks "get_links" GET "/api/v1/memories/{id}/links" ["space" "direction" "kind"]
-    Count "count" POST "/api/v1/count" ["space"]
-    PutLinks "put_links" POST "/api/v1/links" ["space" "wait"]
-    DeleteLinks "delete_links" DELETE "/api/v1/links" ["space" "wait"]
-    Recall "recall" POST "/api/v1/recall" ["space"]
-    RecallBatch "recall_batch" POST "/api/v1/recall/batch" ["space"]
-    Reinforce "reinforce" POST "/api/v1/reinforce" ["space"]
-    Forget "forget" POST "/api/v1/forget" ["space" "wait"]
-    StartConsolidation "start_consolidation" POST "/api/v1/consolidations" ["space"]
-    ListConsolidations "list_consolidations" GET "/api/v1/consolidations" ["space"]
-    GetConsolidation "get_consolidation" GET "/api/v1/consolidations/{run}" ["space"]
-    UndoConsolidation "undo_consolidation" POST "/api/v1/consolidations/{run}/undo" ["space"]
-    ListSpaces "list_spaces" GET "/api/v1/spaces" []
-    GetSpace "get_space" GET "/api/v1/spaces/{space}" []
-    PutSpace "put_space" PUT "/api/v1/spaces/{space}" []
-    DeleteSpace "delete_space" DELETE "/api/v1/spaces/{space}" []
-    StartSnapshot "start_snapshot" POST "/api/v1/snapshots" []
-    ListSnapshots "list_snapshots" GET "/api/v1/snapshots" []
-    GetSnapshot "get_snapshot" GET "/api/v1/snapshots/{name}" []
-    PutSnapshot "put_snapshot" POST "/api/v1/snapshots/{name}" []
-    DeleteSnapshot "delete_snapshot" DELETE "/api/v1/snapshots/{name}" []
-    Stats "stats" GET "/api/v1/stats" []
-    Topology "topology" GET "/api/v1/topology" []
-    Live "live" GET "/health/live" []
-    Ready "ready" GET "/health/ready" []
-    Startup "startup" GET "/health/startup" []
-    LiveAlias "live" GET "/livez" []
-    ReadyAlias "ready" GET "/readyz" []
-    StartupAlias "startup" GET "/startupz" []
-    Metrics "metrics" GET "/metrics" []
-    OpenApi "openapi" GET "/openapi.json" []
-    Console "console" GET "/" []
+    StoreMemory "store_memory" POST "/api/v1/memories" ["space" "wait"] Write
+    ListMemories "list_memories" GET "/api/v1/memories" ["space" "limit" "cursor" "filter" "with"] Read
+    StoreBatch "store_batch" POST "/api/v1/memories/batch" ["space" "wait"] Write
+    PutMemory "put_memory" PUT "/api/v1/memories/{id}" ["space" "wait"] Write
+    GetMemory "get_memory" GET "/api/v1/memories/{id}" ["space" "with"] Read
+    PatchMemory "patch_memory" PATCH "/api/v1/memories/{id}" ["space" "wait"] Write
+    DeleteMemory "delete_memory" DELETE "/api/v1/memories/{id}" ["space" "wait"] Write
+    GetLinks "get_links" GET "/api/v1/memories/{id}/links" ["space" "direction" "kind"] Read
+    Count "count" POST "/api/v1/count" ["space"] Read
+    PutLinks "put_links" POST "/api/v1/links" ["space" "wait"] Write
+    DeleteLinks "delete_links" DELETE "/api/v1/links" ["space" "wait"] Write
+    Recall "recall" POST "/api/v1/recall" ["space"] Read
+    RecallBatch "recall_batch" POST "/api/v1/recall/batch" ["space"] Read
+    Reinforce "reinforce" POST "/api/v1/reinforce" ["space"] Write
+    Forget "forget" POST "/api/v1/forget" ["space" "wait"] Write
+    StartConsolidation "start_consolidation" POST "/api/v1/consolidations" ["space"] Admin
+    ListConsolidations "list_consolidations" GET "/api/v1/consolidations" ["space"] Read
+    GetConsolidation "get_consolidation" GET "/api/v1/consolidations/{run}" ["space"] Read
+    UndoConsolidation "undo_consolidation" POST "/api/v1/consolidations/{run}/undo" ["space"] Admin
+    ListSpaces "list_spaces" GET "/api/v1/spaces" [] Read
+    GetSpace "get_space" GET "/api/v1/spaces/{space}" [] Read
+    PutSpace "put_space" PUT "/api/v1/spaces/{space}" [] Admin
+    DeleteSpace "delete_space" DELETE "/api/v1/spaces/{space}" [] Admin
+    StartSnapshot "start_snapshot" POST "/api/v1/snapshots" [] Admin
+    ListSnapshots "list_snapshots" GET "/api/v1/snapshots" [] Read
+    GetSnapshot "get_snapshot" GET "/api/v1/snapshots/{name}" [] Read
+    PutSnapshot "put_snapshot" POST "/api/v1/snapshots/{name}" [] Admin
+    DeleteSnapshot "delete_snapshot" DELETE "/api/v1/snapshots/{name}" [] Admin
+    Stats "stats" GET "/api/v1/stats" [] Read
+    Topology "topology" GET "/api/v1/topology" [] Read
+    Live "live" GET "/health/live" [] Open
+    Ready "ready" GET "/health/ready" [] Open
+    Startup "startup" GET "/health/startup" [] Open
+    LiveAlias "live" GET "/livez" [] Open
+    ReadyAlias "ready" GET "/readyz" [] Open
+    StartupAlias "startup" GET "/startupz" [] Open
+    Metrics "metrics" GET "/metrics" [] Open
+    OpenApi "openapi" GET "/openapi.json" [] Open
+    Console "console" GET "/" [] Open
 }
 
 /// One row of the table.
@@ -85,6 +88,8 @@ pub struct Route {
     pub path: &'static str,
     /// The parameters that its query may hold.
     pub query: &'static [&'static str],
+    /// What a key must allow for it.
+    pub role: Role,
 }
 
 impl Operation {
@@ -124,7 +129,13 @@ pub fn find<'a>(method: &Method, path: &'a str) -> Checked<Matched<'a>> {
 /// The methods that a path takes, for `Allow`; empty where there is nothing.
 pub fn allowed(path: &str) -> String {
     let mut methods: Vec<&str> = Vec::new();
-    for route in ROUTES.iter().filter(|route| matches(route.path, path).is_some()) {
+    // `/memories/batch` is also the path of a memory of that id; its methods are not advertised.
+    let literal = ROUTES.iter().any(|route| route.path == path);
+    let fits = |route: &&Route| match literal {
+        true => route.path == path,
+        false => matches(route.path, path).is_some(),
+    };
+    for route in ROUTES.iter().filter(fits) {
         methods.push(route.method.as_str());
         if route.method == Method::GET {
             methods.push("HEAD");

@@ -17,6 +17,7 @@ use super::body::Body;
 use super::call::{Answered, Call, Core};
 use super::operations::perform;
 use super::route::{self, Operation};
+use crate::auth::Role;
 use crate::backend::Backend;
 use crate::error::{Checked, Fault, Problem};
 use crate::metrics::Shed;
@@ -73,6 +74,11 @@ async fn answer_to<B: Backend>(
     }
     let matched = route::find(&parts.method, parts.uri.path())?;
     *operation = Some(matched.operation);
+    let needed = match matched.operation {
+        Operation::Metrics if core.metrics_guarded => Role::Read,
+        operation => operation.route().role,
+    };
+    let grant = core.guard.check(&parts.headers, needed)?;
     let takes_body = takes_body(&parts.method, matched.operation);
     if !takes_body && body.as_ref().is_some_and(|body| !body.is_over()) {
         return Err(Problem::new(Fault::UnexpectedBody, "send this request without a body"));
@@ -85,6 +91,7 @@ async fn answer_to<B: Backend>(
         body: body.take(),
         lease: core.budget.lease(),
         key: None,
+        grant,
     };
     let result = perform(&mut call).await;
     *body = call.body.take();

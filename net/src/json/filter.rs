@@ -167,7 +167,7 @@ fn scalar(reader: &mut Reader<'_>) -> Checked<Value> {
 fn range(reader: &mut Reader<'_>) -> Checked<OnKey> {
     let mut bounds = [None; 4];
     reader.fields(RANGE_FIELDS, |reader, field| {
-        bounds[field] = reader.nullable(bound)?;
+        bounds[field] = Some(bound(reader)?);
         Ok(())
     })?;
     if bounds.iter().all(Option::is_none) {

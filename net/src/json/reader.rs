@@ -513,3 +513,104 @@ impl<'a> Reader<'a> {
         Ok(code)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Checked<Value> {
+        document(bytes, |reader| reader.value(&mut 0))
+    }
+
+    /// The same text read by this reader and by `serde_json`: the same value, or refused by both.
+    fn compare(bytes: &[u8]) {
+        let ours = read(bytes);
+        let theirs = serde_json::from_slice::<Value>(bytes);
+        match (ours, theirs) {
+            (Ok(ours), Ok(theirs)) => {
+                assert!(is_same(&ours, &theirs), "{}: {ours} {theirs}", show(bytes));
+            }
+            (Err(_), Err(_)) => {}
+            (Err(problem), Ok(_)) => {
+                let stricter = [Fault::DuplicateField.into(), Code::LimitExceeded.into()];
+                assert!(stricter.contains(&problem.reason), "{}: {problem:?}", show(bytes));
+            }
+            (Ok(_), Err(error)) => panic!("{}: {error}", show(bytes)),
+        }
+    }
+
+    /// Equal, but for the last bit of a float, which `serde_json` rounds carelessly by default.
+    fn is_same(ours: &Value, theirs: &Value) -> bool {
+        match (ours, theirs) {
+            (Value::Number(a), Value::Number(b)) if a.is_f64() && b.is_f64() => {
+                let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
+                (a - b).abs() <= a.abs() * f64::EPSILON + f64::MIN_POSITIVE
+            }
+            (Value::Array(a), Value::Array(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| is_same(a, b))
+            }
+            (Value::Object(a), Value::Object(b)) => {
+                a.len() == b.len()
+                    && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| is_same(a, b)))
+            }
+            (a, b) => a == b,
+        }
+    }
+
+    fn show(bytes: &[u8]) -> String {
+        String::from_utf8_lossy(bytes).into_owned()
+    }
+
+    const TEXTS: [&str; 8] = [
+        r#"{"a":[1,-2.5e3,0,-0,-0.0,1E+2,1e-400,18446744073709551615,-9223372036854775808]}"#,
+        r#"[true,false,null,"",{},[],[[]],{"":{}}]"#,
+        r#""\"\\\/\b\f\n\r\t\u0041\u00e9\ud83d\ude00 é 😀""#,
+        " \t\r\n{ \"k\" : [ 1 , 2 ] } \n",
+        r#"{"nested":{"deeper":{"deepest":["x",{"y":null}]}},"other":"value"}"#,
+        "123456789012345678901234567890",
+        r#"[0.1,1.5e308,5e-324,1e310]"#,
+        r#"{"a":1,"b":{"a":2},"c":[{"a":3},{"a":4}]}"#,
+    ];
+
+    #[test]
+    fn texts_mean_what_they_mean_to_serde_json() {
+        for text in TEXTS {
+            compare(text.as_bytes());
+            for end in 0..text.len() {
+                compare(&text.as_bytes()[..end]);
+            }
+        }
+    }
+
+    #[test]
+    fn mutated_texts_mean_what_they_mean_to_serde_json() {
+        let mut random = 0x2545_f491_4f6c_dd1d_u64;
+        let mut next = |below: usize| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            (random % below as u64) as usize
+        };
+        let alphabet = b"{}[]\",:\\/.eE+-0123456789truefalsn u\t\n\x00\x1f\x7f\x80\xc3\xff";
+        for _ in 0..100_000 {
+            let mut bytes = TEXTS[next(TEXTS.len())].as_bytes().to_vec();
+            for _ in 0..=next(3) {
+                let at = next(bytes.len());
+                match next(3) {
+                    0 => bytes[at] = alphabet[next(alphabet.len())],
+                    1 => bytes.insert(at, alphabet[next(alphabet.len())]),
+                    _ => drop(bytes.remove(at)),
+                }
+            }
+            compare(&bytes);
+        }
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        for depth in [limits::JSON_DEPTH_MAX, limits::JSON_DEPTH_MAX + 1, 100_000] {
+            let text = "[".repeat(depth) + &"]".repeat(depth);
+            assert_eq!(read(text.as_bytes()).is_ok(), depth <= limits::JSON_DEPTH_MAX, "{depth}");
+        }
+    }
+}

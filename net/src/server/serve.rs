@@ -28,6 +28,7 @@ use crate::api::body::Budget;
 use crate::api::call::Core;
 use crate::api::service;
 use crate::api::uuid::Uuids;
+use crate::auth::{Auth, Guard};
 use crate::backend::Backend;
 use crate::metrics::{Registry, Shed};
 
@@ -61,6 +62,10 @@ pub struct Options {
     pub drain: Duration,
     /// Counters of all cores; the same registry for each.
     pub registry: Registry,
+    /// Keys, the same for each core; the default asks for none.
+    pub auth: Auth,
+    /// `/metrics` asks for a key that may read.
+    pub metrics_guarded: bool,
 }
 
 impl Default for Options {
@@ -72,6 +77,8 @@ impl Default for Options {
             wait: Wait::Durable,
             drain: Duration::from_secs(20),
             registry: Registry::default(),
+            auth: Auth::default(),
+            metrics_guarded: false,
         }
     }
 }
@@ -119,6 +126,8 @@ pub async fn serve<B: Backend>(
         budget: Budget::new(options.body_bytes_max),
         uuids: Uuids::new(),
         wait: options.wait,
+        guard: Guard::new(options.auth.clone()),
+        metrics_guarded: options.metrics_guarded,
     };
     let shared = Rc::new(Shared {
         core: Rc::new(core),

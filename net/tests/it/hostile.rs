@@ -371,3 +371,53 @@ fn a_second_listener_on_the_port_is_refused() {
     let error = engram_net::Port::claim(server.address).unwrap_err();
     assert!(error.to_string().contains("another process listens"), "{error}");
 }
+
+#[test]
+fn a_key_allows_its_role_in_its_spaces() {
+    use engram_net::auth::{Auth, KeysFile, digest_text};
+    let file = |text: &str| KeysFile::parse(text).unwrap();
+    let auth = Auth::required(file(&format!(
+        "reader read {}\nwriter write {} notes\nboss admin {}",
+        digest_text("r-key"),
+        digest_text("w-key"),
+        digest_text("a-key")
+    )));
+    let server = Server::with(Options { auth: auth.clone(), ..Options::default() });
+    let mut client = server.client();
+    let mut ask = |request: &str, key: &str, body: &str| {
+        client.send(format!(
+            "{request} HTTP/1.1\r\nHost: t\r\n{key}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        client.read_answer_to(request.split(' ').next().unwrap()).status
+    };
+    let memory = "{\"content\":\"x\"}";
+    let store = "POST /api/v1/memories";
+    let rows = [
+        (ask("GET /livez", "X: 1", ""), 200),
+        (ask("GET /metrics", "X: 1", ""), 200),
+        (ask("GET /api/v1/stats", "X: 1", ""), 401),
+        (ask("GET /api/v1/stats", "Authorization: Bearer r-key", ""), 200),
+        (ask("GET /api/v1/stats", "Authorization: bearer r-key", ""), 200),
+        (ask("GET /api/v1/stats", "Authorization: Basic r-key", ""), 401),
+        (ask("GET /api/v1/stats", "Authorization: x", ""), 401),
+        (ask("GET /api/v1/stats", "api-key: r-key", ""), 200),
+        (ask("GET /api/v1/stats", "X-API-Key: r-key", ""), 200),
+        (ask("GET /api/v1/stats", "X-API-Key: r-key2", ""), 401),
+        (ask(store, "X-API-Key: r-key", memory), 403),
+        (ask(store, "X-API-Key: w-key", memory), 403),
+        (ask(&format!("{store}?space=notes"), "X-API-Key: w-key", memory), 201),
+        (ask("GET /api/v1/stats", "X-API-Key: w-key", ""), 403),
+        (ask("GET /api/v1/spaces/default", "X-API-Key: w-key", ""), 403),
+        (ask("GET /api/v1/spaces/notes", "X-API-Key: w-key", ""), 200),
+        (ask("DELETE /api/v1/spaces/notes", "X-API-Key: w-key", ""), 403),
+        (ask("DELETE /api/v1/spaces/notes", "X-API-Key: a-key", ""), 204),
+    ];
+    for (index, (seen, wanted)) in rows.into_iter().enumerate() {
+        assert_eq!(seen, wanted, "row {index}");
+    }
+    auth.replace(file(&format!("other read {}", digest_text("new-key"))));
+    assert_eq!(ask("GET /api/v1/stats", "api-key: r-key", ""), 401, "keys are replaced");
+    assert_eq!(ask("GET /api/v1/stats", "api-key: new-key", ""), 200);
+}

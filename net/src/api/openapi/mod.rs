@@ -1,6 +1,6 @@
 //! The OpenAPI 3.1 document, made from the tables by which requests are routed, read and refused.
 //!
-//! *Invariants*: every route, field, bound and code of those tables is in it.
+//! *Invariants*: every route that is offered, every field, bound and code of those tables is in it.
 //!
 //! *Not here*: the schemas (`schemas`).
 
@@ -53,8 +53,8 @@ fn describe(operation: Operation) -> Described {
             &[(200, "Verdicts")],
         ),
         Operation::PutMemory => described(
-            "Create or replace one memory.",
-            Some("NewMemory"),
+            "Create or replace one memory; an `id` in the body must be that of the path.",
+            Some("PutMemory"),
             &[(200, "Stored"), (201, "Stored")],
         ),
         Operation::GetMemory => described("Read one memory.", None, &[(200, "Memory")]),
@@ -144,11 +144,16 @@ fn build() -> Value {
 
 fn paths() -> Map<String, Value> {
     let mut paths = Map::new();
-    for route in ROUTES {
+    for route in ROUTES.iter().filter(|route| is_offered(route.operation)) {
         let path = paths.entry(route.path).or_insert_with(|| json!({}));
         path[route.method.as_str().to_ascii_lowercase()] = operation(route);
     }
     paths
+}
+
+/// What is answered with 501 is not part of the document.
+fn is_offered(operation: Operation) -> bool {
+    !describe(operation).answers.is_empty()
 }
 
 fn operation(route: &Route) -> Value {
@@ -156,9 +161,6 @@ fn operation(route: &Route) -> Value {
     let mut responses = Map::new();
     for (status, schema) in answers {
         responses.insert(status.to_string(), answer(*status, schema));
-    }
-    if answers.is_empty() {
-        responses.insert("501".to_owned(), json!({"$ref": "#/components/responses/Problem"}));
     }
     for class in ["4XX", "5XX"] {
         responses.insert(class.to_owned(), json!({"$ref": "#/components/responses/Problem"}));
@@ -243,11 +245,19 @@ fn parameters(route: &Route) -> Vec<Value> {
         parameters.push(json!({"name": name, "in": "path", "required": true, "schema": schema}));
     }
     for name in route.query {
-        parameters.push(json!({"name": name, "in": "query", "schema": parameter_schema(name)}));
-    }
-    if route.query.contains(&"space") {
-        let schema = reference("SpaceName");
-        parameters.push(json!({"name": SPACE_HEADER, "in": "header", "schema": schema}));
+        let mut parameter = json!({"name": name, "in": "query"});
+        match *name {
+            "filter" => {
+                parameter["content"] = json!({"application/json": {"schema": reference("Filter")}});
+            }
+            "space" => {
+                parameter["schema"] = reference("SpaceName");
+                parameter["description"] =
+                    json!(format!("Or the header `{SPACE_HEADER}`, with the same name if both."));
+            }
+            name => parameter["schema"] = parameter_schema(name),
+        }
+        parameters.push(parameter);
     }
     if matches!(route.operation, Operation::StoreMemory | Operation::StoreBatch) {
         let schema = json!({"type": "string", "minLength": 1, "maxLength": 256});
@@ -261,7 +271,6 @@ fn parameters(route: &Route) -> Vec<Value> {
 
 fn parameter_schema(name: &str) -> Value {
     match name {
-        "space" => reference("SpaceName"),
         "wait" => json!({"enum": ["durable", "applied"], "default": "durable"}),
         "with" => json!({
             "type": "string",
@@ -271,7 +280,6 @@ fn parameter_schema(name: &str) -> Value {
             "type": "integer", "minimum": 1, "maximum": limits::PAGE_MEMORIES_MAX, "default": 100,
         }),
         "cursor" => json!({"type": "string", "description": "`next_cursor` of the page before."}),
-        "filter" => json!({"type": "string", "description": "A filter as JSON."}),
         "direction" => json!({"enum": ["out", "in", "both"], "default": "out"}),
         "kind" => reference("LinkKind"),
         other => unreachable!("{other} is a parameter without a schema"),
@@ -323,7 +331,7 @@ mod tests {
     #[test]
     fn every_route_and_every_code_is_in_it() {
         let document = build();
-        for route in ROUTES {
+        for route in ROUTES.iter().filter(|route| is_offered(route.operation)) {
             let method = route.method.as_str().to_ascii_lowercase();
             assert!(document["paths"][route.path][method].is_object(), "{}", route.path);
         }

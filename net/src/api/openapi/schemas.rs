@@ -12,6 +12,10 @@ use super::reference;
 use crate::error::Reason;
 use crate::json::{filter, forget, link, memory, recall, space};
 
+/// Base64 of a whole number of four-byte floats.
+const BASE64_FLOATS: &str = "^([A-Za-z0-9+/]{16})*([A-Za-z0-9+/]{16}\
+    |[A-Za-z0-9+/]{10}[AEIMQUYcgkosw048]=|[A-Za-z0-9+/]{5}[AQgw]==)$";
+
 /// Every schema by its name.
 pub fn all() -> Map<String, Value> {
     let mut schemas = values();
@@ -49,7 +53,7 @@ fn fraction() -> Value {
 }
 
 fn weight() -> Value {
-    json!({"type": "number", "exclusiveMinimum": 0, "maximum": 1})
+    json!({"type": "number", "minimum": f32::MIN_POSITIVE, "maximum": 1})
 }
 
 fn text(most: usize) -> Value {
@@ -93,10 +97,10 @@ fn values() -> Map<String, Value> {
         (
             "Embedding",
             json!({"oneOf": [
-                {"type": "array", "items": {"type": "number"}, "minItems": 1,
-                 "maxItems": limits::DIMENSIONS_MAX},
-                {"type": "string", "contentEncoding": "base64",
-                 "description": "Little-endian 32-bit floats."},
+                {"type": "array", "items": {"type": "number", "minimum": f32::MIN, "maximum": f32::MAX},
+             "minItems": 1, "maxItems": limits::DIMENSIONS_MAX},
+                {"type": "string", "contentEncoding": "base64", "pattern": BASE64_FLOATS,
+             "description": "Little-endian 32-bit floats, all finite."},
             ]}),
         ),
         (
@@ -124,9 +128,14 @@ fn requests() -> Map<String, Value> {
         "type": "array", "items": reference("Recall"), "minItems": 1, "maxItems": batch,
     });
     let mut new_memory = closed(memory::FIELDS, &[], memory_field);
-    new_memory["anyOf"] = json!([{"required": ["content"]}, {"required": ["embedding"]}]);
+    new_memory["anyOf"] = something();
+    let without_id: Vec<&str> =
+        memory::FIELDS.iter().copied().filter(|field| *field != "id").collect();
+    let mut put_memory = closed(&without_id, &[], memory_field);
+    put_memory["anyOf"] = something();
     named(vec![
         ("NewMemory", new_memory),
+        ("PutMemory", put_memory),
         ("NewMemories", array(reference("NewMemory"), limits::MEMORIES_PER_BATCH_MAX)),
         ("Patch", closed(memory::PATCH_FIELDS, &[], memory_field)),
         ("LeavingLink", leaving),
@@ -142,6 +151,14 @@ fn requests() -> Map<String, Value> {
         ("Recalls", recalls),
         ("Forget", forget_schema()),
         ("SpaceConfig", closed(space::FIELDS, &[], space_field)),
+    ])
+}
+
+/// Content or an embedding, not null.
+fn something() -> Value {
+    json!([
+        {"required": ["content"], "properties": {"content": {"type": "string"}}},
+        {"required": ["embedding"], "properties": {"embedding": {"type": ["array", "string"]}}},
     ])
 }
 
@@ -175,24 +192,51 @@ fn filter_field(_clause: &str) -> Value {
     ]})
 }
 
+/// One of five shapes, which together have the fields of the table.
 fn condition() -> Value {
+    let shapes: [&[&str]; 4] = [&["key", "match"], &["key", "range"], &["is_empty"], &["has_id"]];
+    let mut all: Vec<Value> =
+        shapes.iter().map(|fields| closed(fields, fields, condition_field)).collect();
+    all.push(some_filter());
+    json!({"oneOf": all})
+}
+
+fn condition_field(field: &str) -> Value {
     let scalar = json!({"type": ["string", "number", "boolean"]});
-    let scalars = array(scalar.clone(), limits::FILTER_VALUES_MAX);
-    let bound = json!({"anyOf": [{"type": "number"}, time(), {"type": "null"}]});
-    let matching = closed(filter::MATCH_FIELDS, &[], |field| match field {
-        "value" => scalar.clone(),
-        "any" | "except" => scalars.clone(),
-        "text" => text(limits::METADATA_BYTES_MAX),
-        other => unreachable!("{other} is a field of a match without a schema"),
-    });
-    closed(filter::CONDITION_FIELDS, &[], |field| match field {
+    let bound = json!({"anyOf": [{"type": "number"}, time()]});
+    match field {
         "key" => text(limits::METADATA_BYTES_MAX),
-        "match" => matching.clone(),
-        "range" => closed(filter::RANGE_FIELDS, &[], |_| bound.clone()),
+        "match" => {
+            let mut matching = closed(filter::MATCH_FIELDS, &[], |field| match field {
+                "value" => scalar.clone(),
+                "any" | "except" => array(scalar.clone(), limits::FILTER_VALUES_MAX),
+                "text" => text(limits::METADATA_BYTES_MAX),
+                other => unreachable!("{other} is a field of a match without a schema"),
+            });
+            matching["minProperties"] = json!(1);
+            matching["maxProperties"] = json!(1);
+            matching
+        }
+        "range" => {
+            let mut range = closed(filter::RANGE_FIELDS, &[], |_| bound.clone());
+            range["minProperties"] = json!(1);
+            range
+        }
         "is_empty" => closed(&["key"], &["key"], |_| text(limits::METADATA_BYTES_MAX)),
         "has_id" => array(reference("MemoryId"), limits::IDS_PER_REQUEST_MAX),
-        clause => filter_field(clause),
-    })
+        other => unreachable!("{other} is a field of a condition without a schema"),
+    }
+}
+
+/// A filter that does not let everything through.
+fn some_filter() -> Value {
+    let mut filter = closed(filter::FIELDS, &[], |_| {
+        let mut conditions = array(reference("Condition"), limits::FILTER_CONDITIONS_MAX);
+        conditions["minItems"] = json!(1);
+        conditions
+    });
+    filter["minProperties"] = json!(1);
+    filter
 }
 
 fn cue() -> Value {
@@ -245,7 +289,7 @@ fn recall_field(field: &str) -> Value {
 fn forget_schema() -> Value {
     let mut schema = closed(forget::FIELDS, &[], |field| match field {
         "ids" => array(reference("MemoryId"), limits::IDS_PER_REQUEST_MAX),
-        "filter" => reference("Filter"),
+        "filter" => some_filter(),
         "dry_run" => json!({"type": "boolean", "default": false}),
         other => unreachable!("{other} is a field of forget without a schema"),
     });
@@ -493,6 +537,7 @@ fn answers() -> Map<String, Value> {
 /// An example of each body; a test sends them all.
 pub fn example(schema: &str) -> Value {
     match schema {
+        "PutMemory" => json!({"content": "Sheep are herded by dogs.", "confidence": 0.9}),
         "NewMemory" => json!({
             "content": "The border collie is a herding dog.",
             "metadata": {"title": "Border Collie", "tags": ["dog"]},
