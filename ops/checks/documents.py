@@ -19,6 +19,7 @@ def check(root, report, facts):
         facts.variables |= set(re.findall(r"\bENGRAM_[A-Z_]+\b", without_examples(text)))
     unit = (root / "ops/systemd/engram.service").read_text()
     facts.variables |= set(re.findall(r"\bENGRAM_[A-Z_]+\b", unit))
+    facts.variables -= facts.later_variables
     facts.commands |= {("serve",)}
 
 

@@ -114,8 +114,8 @@ def server(docs, doc, pod):
         wrong.append("podManagementPolicy is not Parallel")
     if spec["serviceName"] not in [one["metadata"]["name"] for one in named(docs, "Service")]:
         wrong.append(f"the service {spec['serviceName']} does not exist")
-    if values.get("ENGRAM_INSECURE") != "false" or "ENGRAM_AUTH_KEYS_FILE" not in values:
-        wrong.append("runs without keys")
+    if (values.get("ENGRAM_INSECURE") == "false") != ("ENGRAM_AUTH_KEYS_FILE" in values):
+        wrong.append("keys and ENGRAM_INSECURE contradict each other")
     for probe in PROBES:
         if "httpGet" not in container.get(probe, {}):
             wrong.append(f"{probe} is missing")
@@ -155,10 +155,10 @@ def places(doc, pod, container, values):
     claims = [claim["metadata"]["name"] for claim in doc["spec"]["volumeClaimTemplates"]]
     if mounts.get(values["ENGRAM_DATA_DIR"]) not in claims:
         yield "ENGRAM_DATA_DIR is not on the claimed volume"
-    if mounts.get(values["ENGRAM_FAST_DIR"]) != "fast":
-        yield "ENGRAM_FAST_DIR is not on the tmpfs"
-    keys = values["ENGRAM_AUTH_KEYS_FILE"].rsplit("/", 1)[0]
-    if mounts.get(keys) != "auth":
+    if mounts.get("/dev/shm") != "fast":
+        yield "the default place of the fast tier is not the tmpfs"
+    keys = values.get("ENGRAM_AUTH_KEYS_FILE")
+    if keys and mounts.get(keys.rsplit("/", 1)[0]) != "auth":
         yield "ENGRAM_AUTH_KEYS_FILE is not in the mounted secret"
     port = int(values["ENGRAM_LISTEN"].rsplit(":", 1)[1])
     if port not in [declared["containerPort"] for declared in container.get("ports", [])]:
