@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use engram_engine::request::Wait;
+use engram_net::auth::Auth;
 use engram_net::{Options, Port};
 use engram_platform::{Finding, PlacementOptions, Preflight, TopologyReport};
 use engram_shards::{CorePlace, Directory, Handle, Running, ShardPhase, ShardsError};
@@ -47,6 +48,10 @@ pub struct Plan {
     pub wait: Wait,
     /// How long draining may take.
     pub drain: Duration,
+    /// Keys that clients need.
+    pub auth: Auth,
+    /// `/metrics` needs one, too.
+    pub metrics_guarded: bool,
 }
 
 /// A server that runs.
@@ -103,7 +108,13 @@ impl Server {
         let shared = Arc::new(Shared { topology, draining: AtomicBool::new(false) });
         let stopper =
             Stopper { shared, sender: Arc::new(Mutex::new(Some(sender))), failure: Arc::default() };
-        let options = Options { wait: plan.wait, drain: plan.drain, ..Options::default() };
+        let options = Options {
+            wait: plan.wait,
+            drain: plan.drain,
+            auth: plan.auth.clone(),
+            metrics_guarded: plan.metrics_guarded,
+            ..Options::default()
+        };
         let (address, cores) = (port.address(), stopper.clone());
         let serve = move |handle| {
             serve_core(handle, port.clone(), options.clone(), cores.clone(), receiver.clone())
@@ -188,6 +199,8 @@ pub fn open_directory(directory: &Path) -> Result<Server, Failure> {
         memory_bytes: memory_bytes(None)?,
         wait: Wait::Durable,
         drain: Duration::from_secs(5),
+        auth: Auth::default(),
+        metrics_guarded: false,
     })?;
     match server.wait_until_ready() {
         Ok(()) => Ok(server),

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::Args;
 use engram_engine::request;
+use engram_net::auth::{Auth, KeysFile};
 use engram_platform::{CpuList, PlacementOptions, Signal, Signals};
 
 use rustix::fs::Access;
@@ -42,6 +43,12 @@ pub struct Settings {
     /// Folder of the data [default: /var/lib/engram if writable, else ./engram-data]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Folder of images for a fast restart; without effect in this version
+    #[arg(long, value_name = "DIR")]
+    fast_dir: Option<PathBuf>,
+    /// Where memories go that are seldom recalled; without effect in this version
+    #[arg(long, value_name = "URL")]
+    cold_url: Option<String>,
     /// CPUs to use, such as 2-7 [default: those that the process may use]
     #[arg(long, value_name = "LIST")]
     cpus: Option<CpuList>,
@@ -57,6 +64,12 @@ pub struct Settings {
     /// How long stopping may take
     #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = units::duration)]
     shutdown_grace: Duration,
+    /// File of keys, a line each: name, role (read, write, admin), sha256:digest, [spaces]
+    #[arg(long, value_name = "FILE")]
+    auth_keys_file: Option<PathBuf>,
+    /// Ask for a key at /metrics, too
+    #[arg(long)]
+    guard_metrics: bool,
     /// Serve addresses that others reach, without keys
     #[arg(long)]
     insecure: bool,
@@ -72,6 +85,8 @@ impl Settings {
     /// Every setting by its flag, with the value that is in force.
     pub fn rows(&self) -> Vec<(&'static str, String)> {
         let or = |value: Option<String>, default: &str| value.unwrap_or_else(|| default.to_owned());
+        let path =
+            |path: &Option<PathBuf>| or(path.as_ref().map(|p| p.display().to_string()), "none");
         let memory = match memory_bytes(self.memory_limit) {
             Ok(bytes) => format!("{}MiB", bytes >> 20),
             Err(_) => "unknown".to_owned(),
@@ -79,11 +94,15 @@ impl Settings {
         vec![
             ("listen", self.listen.to_string()),
             ("data-dir", self.data_dir().display().to_string()),
+            ("fast-dir", path(&self.fast_dir)),
+            ("cold-url", or(self.cold_url.clone(), "none")),
             ("cpus", or(self.cpus.as_ref().map(ToString::to_string), "allowed")),
             ("shards", or(self.shards.map(|count| count.to_string()), "by cores")),
             ("memory-limit", memory),
             ("wait", self.wait.as_str().to_owned()),
             ("shutdown-grace", duration_text(self.shutdown_grace)),
+            ("auth-keys-file", path(&self.auth_keys_file)),
+            ("guard-metrics", self.guard_metrics.to_string()),
             ("insecure", self.insecure.to_string()),
             ("log-level", name_of(&self.log_level)),
             ("log-format", name_of(&self.log_format())),
@@ -113,20 +132,34 @@ impl Settings {
                 Wait::Applied => request::Wait::Applied,
             },
             drain: grace - grace / GRACE_AFTER_DRAINING,
+            auth: match &self.auth_keys_file {
+                Some(path) => Auth::required(read_keys(path)?),
+                None => Auth::default(),
+            },
+            metrics_guarded: self.guard_metrics,
         })
     }
 
+    fn warn_of_idle_settings(&self) {
+        for (flag, given) in
+            [("fast-dir", self.fast_dir.is_some()), ("cold-url", self.cold_url.is_some())]
+        {
+            if given {
+                log::warn!("--{flag} has no effect in this version: all data are in --data-dir");
+            }
+        }
+    }
+
     fn refuse_open_doors(&self) -> Result<(), Failure> {
-        if self.listen.ip().is_loopback() {
+        if self.listen.ip().is_loopback() || self.auth_keys_file.is_some() {
             return Ok(());
         }
         if !self.insecure {
             let listen = self.listen;
             return Err(Failure::usage(format!("{listen} is reachable by others, without keys"))
-                .with_status(Status::Usage)
                 .with_hint(
-                    "listen on 127.0.0.1, or say --insecure (ENGRAM_INSECURE=true) where the \
-                     network is closed to strangers",
+                    "name keys by --auth-keys-file, listen on 127.0.0.1, or say --insecure \
+                     (ENGRAM_INSECURE=true) where the network is closed to strangers",
                 ));
         }
         log::warn!("anyone who reaches {} may read, write and delete every memory", self.listen);
@@ -143,6 +176,7 @@ impl Serve {
         let settings = self.settings;
         logger::start(settings.log_level, settings.log_format());
         settings.refuse_open_doors()?;
+        settings.warn_of_idle_settings();
         let signals = Signals::install().map_err(Failure::because("signals can't be taken"))?;
         let plan = settings.plan()?;
         let server = Server::start(&plan)?;
@@ -152,34 +186,74 @@ impl Serve {
             server.address(),
             plan.data_dir.display()
         );
-        let (stopper, grace) = (server.stopper(), settings.shutdown_grace);
-        std::thread::spawn(move || obey(&signals, &stopper, grace));
+        let obedience = Obedience {
+            stopper: server.stopper(),
+            grace: settings.shutdown_grace,
+            auth: plan.auth.clone(),
+            keys_file: settings.auth_keys_file,
+        };
+        std::thread::spawn(move || obedience.obey(&signals));
         let ended = server.join();
         log::info!("stopped");
         ended
     }
 }
 
-/// Stops the server at the first signal, and ends the process when the grace is over or at the
-/// second one.
-fn obey(signals: &Signals, stopper: &Stopper, grace: Duration) {
-    let mut stopping = false;
-    loop {
-        match signals.wait() {
-            Signal::Hangup => log::info!("SIGHUP: there is nothing to read again"),
-            Signal::Terminate | Signal::Interrupt if stopping => std::process::exit(130),
-            signal @ (Signal::Terminate | Signal::Interrupt) => {
-                stopping = true;
-                log::info!("{}: draining within {}", signal_name(signal), duration_text(grace));
-                stopper.stop();
-                std::thread::spawn(move || {
-                    std::thread::sleep(grace);
-                    log::error!("the grace is over before everything was drained");
-                    std::process::exit(Status::Failed.code());
-                });
+/// What signals do.
+struct Obedience {
+    stopper: Stopper,
+    grace: Duration,
+    auth: Auth,
+    keys_file: Option<PathBuf>,
+}
+
+impl Obedience {
+    /// Stops the server at the first signal to end, and the process when the grace is over or at
+    /// the second one.
+    fn obey(&self, signals: &Signals) {
+        let mut stopping = false;
+        loop {
+            match signals.wait() {
+                Signal::Hangup => self.read_keys_again(),
+                Signal::Terminate | Signal::Interrupt if stopping => std::process::exit(130),
+                signal @ (Signal::Terminate | Signal::Interrupt) => {
+                    stopping = true;
+                    self.stop_within_grace(signal);
+                }
             }
         }
     }
+
+    fn stop_within_grace(&self, signal: Signal) {
+        let grace = self.grace;
+        log::info!("{}: draining within {}", signal_name(signal), duration_text(grace));
+        self.stopper.stop();
+        std::thread::spawn(move || {
+            std::thread::sleep(grace);
+            log::error!("the grace is over before everything was drained");
+            std::process::exit(Status::Failed.code());
+        });
+    }
+
+    fn read_keys_again(&self) {
+        let Some(path) = &self.keys_file else {
+            return log::info!("SIGHUP: there is nothing to read again");
+        };
+        match read_keys(path) {
+            Ok(keys) => {
+                log::info!("SIGHUP: {} keys are in force", keys.count());
+                self.auth.replace(keys);
+            }
+            Err(failure) => log::error!("SIGHUP: the keys stay as they were: {failure}"),
+        }
+    }
+}
+
+fn read_keys(path: &Path) -> Result<KeysFile, Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(Failure::because(format!("{} can't be read", path.display())))?;
+    KeysFile::parse(&text)
+        .map_err(|error| Failure::usage(path.display().to_string()).with_source(error))
 }
 
 fn signal_name(signal: Signal) -> &'static str {

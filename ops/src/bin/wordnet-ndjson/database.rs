@@ -151,7 +151,7 @@ mod tests {
                 ("derivation", "v00002098".to_owned()),
             ],
         };
-        assert_eq!(synset(&line, 'a'), Some(expected));
+        assert_eq!(synset(line, 'a'), Some(expected));
         assert_eq!(synset("00002325 00 s", 'a'), None);
     }
 }
