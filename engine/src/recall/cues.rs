@@ -98,7 +98,10 @@ impl Cues {
 
     fn add_neighbours(&mut self, neighbours: Neighbours) {
         for (of, links) in neighbours {
-            let links = links.into_iter().map(|(key, weight)| (key.0, weight)).collect();
+            let mut links: Vec<(u64, f32)> =
+                links.into_iter().map(|(key, weight)| (key.0, weight)).collect();
+            // Their scores are added up as floats: in an order that is the same everywhere.
+            links.sort_unstable_by_key(|(key, _)| *key);
             self.neighbours.insert(of.0, links);
         }
     }

@@ -1,0 +1,252 @@
+//! Several shards in one thread, with messages, syncs and slices of work in a seeded order.
+
+mod agreement;
+mod writes;
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+
+use engram_engine::key::{Partitioner, ShardIx};
+use engram_engine::mesh::Envelope;
+use engram_engine::model::{MemoryId, NewMemory, SpaceName, Timestamp};
+use engram_engine::record::{Draft, HEADER_BYTES, Stamp, View};
+use engram_engine::request::{Answer, Rejection, Request, StoreMode, Stored, Wait};
+use engram_engine::shard::{Effect, Event, Remaining, Shard, ShardConfig, Ticket};
+use engram_engine::space::LogAddress;
+
+pub type Outcome = Result<Answer, Rejection>;
+
+const SECRET: [u64; 2] = [7, 11];
+
+/// A small generator of random numbers, by its seed alone.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.next() >> 16) as usize % bound
+    }
+
+    pub fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 24) as f32
+    }
+}
+
+/// Shards, what is under way between them, and their logs.
+pub struct Cluster {
+    pub shards: Vec<Shard>,
+    partitioner: Partitioner,
+    links: HashMap<(u16, u16), VecDeque<Envelope>>,
+    logs: Vec<Vec<Vec<u8>>>,
+    synced: Vec<usize>,
+    outcomes: HashMap<u64, Outcome>,
+    random: Random,
+    now: i64,
+    next_ticket: u64,
+}
+
+impl Cluster {
+    pub fn new(shards: u16, seed: u64) -> Self {
+        let mut cluster = Self {
+            shards: Vec::new(),
+            partitioner: Partitioner::new(SECRET, shards),
+            links: HashMap::new(),
+            logs: vec![Vec::new(); usize::from(shards)],
+            synced: vec![0; usize::from(shards)],
+            outcomes: HashMap::new(),
+            random: Random::new(seed),
+            now: 1_000_000,
+            next_ticket: 0,
+        };
+        cluster.boot();
+        cluster
+    }
+
+    /// Throws everything away but what was synced, and starts from that.
+    pub fn crash(&mut self) {
+        for (log, synced) in self.logs.iter_mut().zip(&self.synced) {
+            log.truncate(*synced);
+        }
+        self.links.clear();
+        self.outcomes.clear();
+        self.boot();
+    }
+
+    fn boot(&mut self) {
+        self.shards.clear();
+        for me in 0..self.partitioner.shards() {
+            let config = ShardConfig { me: ShardIx(me), partitioner: self.partitioner, seed: 5 };
+            let mut shard = Shard::new(config);
+            for (at, record) in self.logs[usize::from(me)].iter().enumerate() {
+                let view = View::read(record).expect("what was written reads back");
+                shard.replay(&view, address(at, record)).expect("what was written makes sense");
+            }
+            self.shards.push(shard);
+        }
+        for me in 0..self.shards.len() {
+            self.shards[me].start_exchange(Timestamp(self.now));
+            self.perform(me);
+        }
+        self.settle();
+        assert!(self.shards.iter().all(Shard::is_recovered), "every shard hears of every other");
+    }
+
+    /// Runs one request to its end.
+    pub fn call(&mut self, home: u16, request: Request) -> Outcome {
+        let ticket = self.begin(home, request);
+        for _ in 0..1_000_000 {
+            if let Some(outcome) = self.outcomes.remove(&ticket) {
+                return outcome;
+            }
+            self.advance();
+        }
+        panic!("the request got no reply");
+    }
+
+    /// Starts a request.
+    pub fn begin(&mut self, home: u16, request: Request) -> u64 {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.step(usize::from(home), Event::Request { ticket: Ticket(ticket), request });
+        ticket
+    }
+
+    /// Runs until nothing is under way or left to do.
+    pub fn settle(&mut self) {
+        for _ in 0..10_000_000 {
+            if !self.advance() {
+                return;
+            }
+        }
+        panic!("the shards never settle");
+    }
+
+    /// Lets one thing happen, by lot; false where nothing can.
+    pub fn advance(&mut self) -> bool {
+        self.now += 1;
+        let first = self.random.below(self.shards.len());
+        for offset in 0..self.shards.len() {
+            let me = (first + offset) % self.shards.len();
+            if self.advance_shard(me) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn advance_shard(&mut self, me: usize) -> bool {
+        if self.shards[me].has_local() && self.random.below(4) > 0 {
+            self.step(me, Event::Local);
+            return true;
+        }
+        let from = self.random.below(self.shards.len());
+        for offset in 0..self.shards.len() {
+            let from = ((from + offset) % self.shards.len()) as u16;
+            let queue = self.links.get_mut(&(from, me as u16));
+            if let Some(envelope) = queue.and_then(VecDeque::pop_front) {
+                self.step(me, Event::Envelope { from: ShardIx(from), envelope });
+                return true;
+            }
+        }
+        if self.shards[me].has_local() {
+            self.step(me, Event::Local);
+            return true;
+        }
+        if self.synced[me] < self.logs[me].len() {
+            self.synced[me] = self.logs[me].len();
+            let sequence = self.synced[me] as u64;
+            self.step(me, Event::Durable { sequence, log_bytes: 0 });
+            return true;
+        }
+        let remaining = self.shards[me].work(Timestamp(self.now));
+        self.perform(me);
+        remaining != Remaining::Nothing
+    }
+
+    fn step(&mut self, me: usize, event: Event) {
+        self.shards[me].step(Timestamp(self.now), event);
+        self.perform(me);
+    }
+
+    fn perform(&mut self, me: usize) {
+        let mut effects = Vec::new();
+        self.shards[me].effects(&mut effects);
+        for effect in effects {
+            match effect {
+                Effect::Send { to, envelope } => {
+                    self.links.entry((me as u16, to.0)).or_default().push_back(envelope);
+                }
+                Effect::Append { sequence, draft, place } => {
+                    let record = bytes(sequence, &draft);
+                    let at = address(self.logs[me].len(), &record);
+                    self.logs[me].push(record);
+                    if let Some(place) = place {
+                        self.shards[me].placed(place, at);
+                    }
+                }
+                Effect::Fetch { fetch, address, tail } => {
+                    let record = &self.logs[me][address.offset as usize];
+                    let end = if tail { record.len() } else { address.head_bytes as usize };
+                    let bytes: Rc<[u8]> = Rc::from(&record[..end]);
+                    self.step(me, Event::Fetched { fetch, bytes: Ok(bytes) });
+                }
+                Effect::Reply { ticket, outcome } => {
+                    let twice = self.outcomes.insert(ticket.0, outcome);
+                    assert!(twice.is_none(), "a request gets one reply");
+                }
+            }
+        }
+    }
+
+    /// Stores memories through shard 0.
+    pub fn store(&mut self, memories: Vec<NewMemory>) -> Vec<Result<Stored, Rejection>> {
+        let (space, mode, wait) = (SpaceName::default(), StoreMode::Upsert, Wait::Durable);
+        match self.call(0, Request::Store { space, memories, mode, wait }) {
+            Ok(Answer::Stored { verdicts, .. }) => verdicts,
+            other => panic!("not stored: {other:?}"),
+        }
+    }
+}
+
+fn bytes(sequence: u64, draft: &Draft) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    draft.write(Stamp { sequence, batch: 0, epoch: 0 }, &mut bytes);
+    bytes
+}
+
+fn address(at: usize, record: &[u8]) -> LogAddress {
+    let view = View::read(record).expect("what was written reads back");
+    LogAddress {
+        segment: 0,
+        offset: at as u32,
+        head_bytes: (HEADER_BYTES + view.head.len()) as u32,
+        tail_bytes: view.tail.len() as u32,
+    }
+}
+
+pub fn id(text: &str) -> MemoryId {
+    MemoryId::new(text).expect("a valid id")
+}
+
+pub fn memory(name: &str, content: &str) -> NewMemory {
+    NewMemory {
+        id: id(name),
+        content: Some(content.to_owned()),
+        embedding: None,
+        metadata: Default::default(),
+        confidence: None,
+        links: None,
+        created_at: None,
+        expires_at: None,
+    }
+}

@@ -1,0 +1,127 @@
+//! What was acknowledged is there, whatever is lost in a crash.
+
+use std::collections::BTreeMap;
+
+use engram_engine::model::{Link, LinkKind, MemoryId, SpaceName, Weight};
+use engram_engine::request::{
+    Answer, Code, Direction, Patch, Request, StoreMode, Wait, With,
+};
+
+use super::{Cluster, Random, id, memory};
+
+fn read(cluster: &mut Cluster, name: &str) -> Option<String> {
+    let (space, with) = (SpaceName::default(), With::DEFAULT);
+    match cluster.call(0, Request::Read { space, id: id(name), with }) {
+        Ok(Answer::Memory(memory)) => memory.content,
+        Err(rejection) if rejection.code == Code::NotFound => None,
+        other => panic!("neither there nor not: {other:?}"),
+    }
+}
+
+fn links(cluster: &mut Cluster, name: &str, direction: Direction) -> Vec<(String, String)> {
+    let request =
+        Request::Links { space: SpaceName::default(), id: id(name), direction, kind: None };
+    match cluster.call(0, request) {
+        Ok(Answer::Links(views)) => {
+            let ends = |v: &engram_engine::model::LinkView| {
+                (v.from.as_str().to_owned(), v.to.as_str().to_owned())
+            };
+            views.iter().filter(|v| !v.automatic).map(ends).collect()
+        }
+        other => panic!("no links: {other:?}"),
+    }
+}
+
+fn link(to: &str) -> Link {
+    Link { to: id(to), weight: Weight::ONE, kind: LinkKind::default() }
+}
+
+#[test]
+fn acknowledged_writes_survive_crashes_at_any_moment() {
+    for seed in 0..30 {
+        let shards = [1, 2, 5][seed as usize % 3];
+        let mut cluster = Cluster::new(shards, seed);
+        let mut random = Random::new(seed + 1000);
+        let mut model: BTreeMap<String, Option<String>> = BTreeMap::new();
+        for round in 0..60 {
+            let name = format!("m{}", random.below(20));
+            if random.below(4) == 0 {
+                let request =
+                    Request::Delete { space: SpaceName::default(), id: id(&name), wait: Wait::Durable };
+                if cluster.call(0, request).is_ok() {
+                    model.insert(name, None);
+                }
+            } else {
+                let content = format!("content {round}");
+                cluster.store(vec![memory(&name, &content)])[0].as_ref().expect("valid");
+                model.insert(name, Some(content));
+            }
+            if random.below(8) == 0 {
+                // A write that nobody waits for: it may survive or not.
+                let lost = memory(&format!("lost{round}"), "nobody waits");
+                let (space, mode, wait) = (SpaceName::default(), StoreMode::Upsert, Wait::Durable);
+                cluster.begin(0, Request::Store { space, memories: vec![lost], mode, wait });
+                (0..random.below(6)).for_each(|_| {
+                    cluster.advance();
+                });
+                cluster.crash();
+            }
+        }
+        for (name, content) in model {
+            assert_eq!(read(&mut cluster, &name), content, "seed {seed}, {name}");
+        }
+    }
+}
+
+#[test]
+fn links_go_with_the_memory_they_lead_to_and_stay_gone_after_a_crash() {
+    for shards in [1, 2, 4] {
+        let mut cluster = Cluster::new(shards, 3);
+        let mut names: Vec<MemoryId> = Vec::new();
+        for i in 0..12 {
+            let mut made = memory(&format!("from{i}"), "source");
+            made.links = Some(vec![link("target")]);
+            names.push(made.id.clone());
+            cluster.store(vec![made]);
+        }
+        cluster.store(vec![memory("target", "the target")]);
+        assert_eq!(links(&mut cluster, "target", Direction::In).len(), 12);
+        let space = SpaceName::default();
+        cluster.call(0, Request::Delete { space, id: id("target"), wait: Wait::Durable }).unwrap();
+        // The unlinks of other shards may not be durable yet: the deletion outlives them.
+        cluster.crash();
+        cluster.store(vec![memory("target", "another target")]);
+        cluster.settle();
+        assert_eq!(links(&mut cluster, "target", Direction::In).len(), 0, "{shards} shards");
+        for name in &names {
+            let out = links(&mut cluster, name.as_str(), Direction::Out);
+            assert_eq!(out.len(), 0, "{shards} shards");
+        }
+    }
+}
+
+#[test]
+fn a_patch_merges_and_survives() {
+    let mut cluster = Cluster::new(3, 1);
+    let mut made = memory("a", "before");
+    made.metadata = serde_json::from_str(r#"{"keep": 1, "drop": 2, "deep": {"x": 1}}"#).unwrap();
+    cluster.store(vec![made]);
+    let metadata = serde_json::from_str(r#"{"drop": null, "deep": {"y": 2}}"#).unwrap();
+    let patch = Patch {
+        content: Some(Some("after".to_owned())),
+        metadata: Some(Some(metadata)),
+        ..Patch::default()
+    };
+    let (space, wait) = (SpaceName::default(), Wait::Durable);
+    let request = Request::Patch { space, id: id("a"), patch: Box::new(patch), wait };
+    cluster.call(1, request).expect("the memory is there");
+    cluster.crash();
+    let (space, with) = (SpaceName::default(), With::DEFAULT);
+    let Ok(Answer::Memory(read)) = cluster.call(2, Request::Read { space, id: id("a"), with })
+    else {
+        panic!("the memory is there");
+    };
+    assert_eq!(read.content.as_deref(), Some("after"));
+    let text = serde_json::to_string(&read.metadata).unwrap();
+    assert_eq!(text, r#"{"deep":{"x":1,"y":2},"keep":1}"#);
+}
