@@ -162,8 +162,9 @@ pub enum Reply {
     Scores(Vec<f32>),
     /// Contents, in the order asked; `None` where the filter or time removed the memory.
     Fetched(Vec<Option<Memory>>),
-    /// For each text, the names in it that memories of this shard bear.
-    Mentions(Vec<Vec<Mention>>),
+    /// For each text, the names in it that memories of this shard bear, and how often names were
+    /// taken away on this shard until then.
+    Mentions { found: Vec<Vec<Mention>>, names_version: u64 },
 }
 
 /// A link as an owner reports it.
@@ -408,6 +409,9 @@ pub enum Tell {
     Named { phrases: Vec<Vec<TermKey>> },
     /// Memories of the receiver are to be associated anew: a name that they mention changed hands.
     Reassociate { keys: Vec<MemoryKey> },
+    /// Memories of the sender mention some of the receiver's, as it said when names had been taken
+    /// away so many times: where more were since, they are to be looked at again.
+    Scanned { keys: Vec<MemoryKey>, names_version: u64 },
     /// A memory of the receiver is mentioned by one of the sender's; `None`: no longer.
     MentionedBy { to: MemoryKey, from: MemoryKey, weight: Option<u16> },
     /// A memory joins a sequence that the receiver keeps.

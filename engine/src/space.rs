@@ -121,6 +121,7 @@ pub struct Space {
     memories: u64,
     expiring: u64,
     expiring_may_end: Timestamp,
+    names_version: u64,
     seed: u64,
 }
 
@@ -162,6 +163,7 @@ impl Space {
             memories: 0,
             expiring: 0,
             expiring_may_end: NEVER,
+            names_version: 0,
             seed,
         }
     }
@@ -366,6 +368,7 @@ impl Space {
             vectors.remove(node);
         }
         self.text.remove(node);
+        self.names_version += u64::from(self.names.names_of(node).next().is_some());
         self.names.remove(node);
         self.terms.remove(node);
         self.attributes.remove(node);
@@ -748,6 +751,20 @@ impl Space {
                     self.remove_edge(node, other, name, s);
                 }
             }
+        }
+    }
+
+    /// How often names were taken away here.
+    pub fn names_version(&self) -> u64 {
+        self.names_version
+    }
+
+    /// Another shard has linked its memories by what this one said of names at `names_version`.
+    pub fn scanned(&self, keys: Vec<MemoryKey>, names_version: u64, s: &mut Surroundings<'_>) {
+        if names_version != self.names_version
+            && let Some(first) = keys.first()
+        {
+            s.tell_owner(*first, Tell::Reassociate { keys });
         }
     }
 

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use crate::key::{MemoryKey, ShardIx};
-use crate::mesh::{Ask, AutomaticKind, Mention, OpId, Reply};
+use crate::mesh::{Ask, AutomaticKind, Mention, OpId, Reply, Tell};
 use crate::model::SpaceName;
 use crate::recall::named;
 use crate::request::With;
@@ -103,8 +103,16 @@ impl Shard {
     ) {
         self.associations -= 1;
         let mut mentions: Vec<Vec<Mention>> = vec![Vec::new(); association.keys.len()];
-        for (_, reply) in replies {
-            let Reply::Mentions(found) = reply else { unreachable!("mentions were asked for") };
+        let mut scanned = Vec::new();
+        for (shard, reply) in replies {
+            let Reply::Mentions { found, names_version } = reply else {
+                unreachable!("mentions were asked for")
+            };
+            let named = association.keys.iter().zip(&found).filter(|(_, found)| !found.is_empty());
+            let keys: Vec<MemoryKey> = named.map(|(key, _)| *key).collect();
+            if !keys.is_empty() {
+                scanned.push((shard, Tell::Scanned { keys, names_version }));
+            }
             for (all, found) in mentions.iter_mut().zip(found) {
                 all.extend(found);
             }
@@ -118,6 +126,8 @@ impl Shard {
                 let links = mention_links(*key, &mentions);
                 space.set_automatic_links(node, &[AutomaticKind::Mentions], &links, at, s);
             }
+            // Behind the links, so that whoever takes a name away meanwhile is heard.
+            s.tells.extend(scanned);
         });
     }
 

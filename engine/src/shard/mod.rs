@@ -383,6 +383,7 @@ fn apply_tell(
         Tell::Gone { key } => return space.gone(key),
         Tell::Named { phrases } => space.named(phrases),
         Tell::Reassociate { keys } => space.reassociate(&keys),
+        Tell::Scanned { keys, names_version } => space.scanned(keys, names_version, s),
         Tell::MentionedBy { to, from, weight } => space.mentioned_by(to, from, weight, at, s),
         Tell::SequenceJoin { sequence, member } => space.change_sequence(sequence, member, true, s),
         Tell::SequenceLeave { sequence, member } => {

@@ -254,11 +254,14 @@ impl Shard {
         space: &SpaceName,
         texts: &[String],
     ) {
-        let found = match self.space(space) {
-            Ok(space) => texts.iter().map(|text| mentions_in(space, text)).collect(),
-            Err(_) => vec![Vec::new(); texts.len()],
+        let (found, names_version) = match self.space(space) {
+            Ok(space) => {
+                let found = texts.iter().map(|text| mentions_in(space, text)).collect();
+                (found, space.names_version())
+            }
+            Err(_) => (vec![Vec::new(); texts.len()], 0),
         };
-        self.reply(from, op, Ok(Reply::Mentions(found)));
+        self.reply(from, op, Ok(Reply::Mentions { found, names_version }));
     }
 
     pub(super) fn fetch(

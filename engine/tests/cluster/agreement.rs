@@ -7,8 +7,24 @@ use serde_json::json;
 use super::{Cluster, Random, id, memory};
 
 const WORDS: &[&str] = &[
-    "river", "Harbour", "lantern", "Copper", "violin", "glacier", "market", "Orchard", "pilot",
-    "cathedral", "winter", "engine", "Falcon", "letter", "mirror", "garden", "Signal", "thunder",
+    "river",
+    "Harbour",
+    "lantern",
+    "Copper",
+    "violin",
+    "glacier",
+    "market",
+    "Orchard",
+    "pilot",
+    "cathedral",
+    "winter",
+    "engine",
+    "Falcon",
+    "letter",
+    "mirror",
+    "garden",
+    "Signal",
+    "thunder",
 ];
 
 fn corpus(seed: u64, count: usize) -> Vec<NewMemory> {

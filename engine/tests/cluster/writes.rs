@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use engram_engine::model::{Link, LinkKind, MemoryId, SpaceName, Weight};
-use engram_engine::request::{
-    Answer, Code, Direction, Patch, Request, StoreMode, Wait, With,
-};
+use engram_engine::request::{Answer, Code, Direction, Patch, Request, StoreMode, Wait, With};
 
 use super::{Cluster, Random, id, memory};
 
@@ -46,8 +44,11 @@ fn acknowledged_writes_survive_crashes_at_any_moment() {
         for round in 0..60 {
             let name = format!("m{}", random.below(20));
             if random.below(4) == 0 {
-                let request =
-                    Request::Delete { space: SpaceName::default(), id: id(&name), wait: Wait::Durable };
+                let request = Request::Delete {
+                    space: SpaceName::default(),
+                    id: id(&name),
+                    wait: Wait::Durable,
+                };
                 if cluster.call(0, request).is_ok() {
                     model.insert(name, None);
                 }
