@@ -11,6 +11,7 @@ pub mod hdr;
 pub mod http;
 pub mod loader;
 pub mod machine;
+pub mod micro;
 pub mod operations;
 pub mod outcome;
 pub mod pages;

@@ -16,9 +16,9 @@ use engram_bench::compare::{self, Metric};
 use engram_bench::dataset::{Dataset, Shape, Synthetic, VectorForm, push_vector};
 use engram_bench::result::{SessionResult, StepResult};
 use engram_bench::session::{Recorded, Session, recall_at_10};
-use engram_bench::truth;
 use engram_bench::workload::Workload;
 use engram_bench::{hdr, pages, report};
+use engram_bench::{micro, truth};
 
 /// Measures Engram: open-loop load, latency histograms, comparisons.
 #[derive(Parser)]
@@ -40,6 +40,24 @@ enum Command {
     Pages(PagesArgs),
     /// Write a synthetic data set with queries and their right answers, for other systems.
     Dataset(DatasetArgs),
+    /// Time the engine's hot paths, and count their instructions.
+    Micro(MicroArgs),
+}
+
+#[derive(Args)]
+struct MicroArgs {
+    /// Only the one with this name.
+    #[arg(long)]
+    only: Option<String>,
+    /// Memories of the data set.
+    #[arg(long, default_value_t = 20_000)]
+    memories: u64,
+    /// Count instructions as well; valgrind must be installed.
+    #[arg(long)]
+    counts: bool,
+    /// Only call so many times, for valgrind.
+    #[arg(long, hide = true)]
+    repeat: Option<u64>,
 }
 
 #[derive(Args)]
@@ -168,6 +186,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare_results(&args),
         Command::Pages(args) => make_page(&args),
         Command::Dataset(args) => write_dataset(&args),
+        Command::Micro(args) => run_micro(&args),
     };
     done.unwrap_or_else(|e| {
         eprintln!("engram-bench: {e}");
@@ -315,6 +334,30 @@ fn make_page(args: &PagesArgs) -> io::Result<ExitCode> {
     let in_step = std::fs::read_to_string(&args.page)? == page;
     eprintln!("{} is {}in step", args.page.display(), if in_step { "" } else { "not " });
     Ok(if in_step { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn run_micro(args: &MicroArgs) -> io::Result<ExitCode> {
+    let wanted = |m: &&micro::Micro| args.only.as_deref().is_none_or(|name| m.name == name);
+    let set = micro::data(args.memories);
+    let mut found = false;
+    for micro in micro::ALL.iter().filter(wanted) {
+        found = true;
+        if let Some(calls) = args.repeat {
+            micro.repeat(&set, calls);
+            continue;
+        }
+        let took = micro.time(&set, 20.0, 11);
+        let (name, about) = (micro.name, micro.about);
+        let (median, least) = (took.median_ns, took.least_ns);
+        print!("{name:18} {median:>11.1} ns  least {least:>11.1} ns");
+        if args.counts {
+            // Counting is slow: a smaller set keeps it short.
+            let count = micro.instructions(args.memories.min(2000))?;
+            print!("  {count:>11.0} instructions at {} memories", args.memories.min(2000));
+        }
+        println!("  {about}");
+    }
+    if found { Ok(ExitCode::SUCCESS) } else { Err(io::Error::other("there is none of that name")) }
 }
 
 fn write_dataset(args: &DatasetArgs) -> io::Result<ExitCode> {
