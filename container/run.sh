@@ -9,7 +9,7 @@
 #   --memory        limit of heap, images and page cache; the server stays below it by itself
 #   --memory-swap   the same number: no swap
 #   --network host  no address translation, and the card's queues steer to the shards
-#   --tmpfs         the fast tier: images for an instant start; counts against --memory
+#   --shm-size      tmpfs for the fast tier, images for an instant start; counts against --memory
 #   --volume        the warm tier: the log; a local ext4 or XFS file system on an SSD
 #   --ulimit        rings of io_uring are locked memory; each client is an open file
 #   --security-opt  the engine's profile with io_uring, which engines since 25 forbid
@@ -24,7 +24,7 @@ exec docker run --detach --name "${NAME:-engram}" \
     --cpuset-mems "${NODES:-0}" \
     --memory "${MEMORY:-2g}" --memory-swap "${MEMORY:-2g}" \
     --network host \
-    --tmpfs "/fast:size=${FAST:-512m},mode=0700,uid=65532,gid=65532" \
+    --shm-size "${FAST:-512m}" \
     --volume "${VOLUME:-engram-warm}:/var/lib/engram" \
     --ulimit memlock=-1 --ulimit nofile=65536 \
     --security-opt "seccomp=$here/seccomp/engram.json" \
@@ -33,5 +33,4 @@ exec docker run --detach --name "${NAME:-engram}" \
     --stop-timeout 30 \
     --env "ENGRAM_LISTEN=${LISTEN:-127.0.0.1:8080}" \
     --env ENGRAM_INSECURE=false \
-    --env ENGRAM_FAST_DIR=/fast \
     "$image" "$@"

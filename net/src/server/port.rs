@@ -7,11 +7,15 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener as ProbeListener};
+use std::net::{SocketAddr, TcpListener as ProbeListener, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use glommio::net::TcpListener;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// How long a listener on this machine may take to be found.
+const CONNECT_TIME: Duration = Duration::from_secs(1);
 
 /// The right to listen on an address; cheap to clone, one clone for each core.
 #[derive(Clone, Debug)]
@@ -65,9 +69,11 @@ impl Port {
             _ => BindError::Refused(address, error),
         };
         // A listener without SO_REUSEPORT fails where anyone listens, even this same user.
-        let probe = ProbeListener::bind(address).map_err(refused)?;
-        let address = probe.local_addr().map_err(refused)?;
-        drop(probe);
+        let address = match ProbeListener::bind(address).and_then(|probe| probe.local_addr()) {
+            Ok(address) => address,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_silent(address) => address,
+            Err(error) => return Err(refused(error)),
+        };
         let claim = shared_socket(address).map_err(refused)?;
         Ok(Self { address, _claim: Arc::new(claim) })
     }
@@ -87,9 +93,40 @@ impl Port {
     }
 }
 
+/// Nobody listens: what holds the address are connections of a server that has ended, which the
+/// system keeps for a minute.
+fn is_silent(address: SocketAddr) -> bool {
+    let attempt = TcpStream::connect_timeout(&address, CONNECT_TIME);
+    attempt.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
 fn shared_socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_port(true)?;
     socket.bind(&SockAddr::from(address))?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    /// A server that was stopped under load could not start again for a minute: connections that
+    /// it had closed kept the port from the probe.
+    #[test]
+    fn a_port_is_free_again_while_old_connections_wait_out() {
+        let listener = shared_socket("127.0.0.1:0".parse().unwrap()).unwrap();
+        listener.listen(1).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let mut client = TcpStream::connect(address).unwrap();
+        let (server_side, _) = listener.accept().unwrap();
+        assert!(matches!(Port::claim(address), Err(BindError::Taken(_))));
+        drop(server_side);
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        drop((client, listener));
+        assert!(ProbeListener::bind(address).is_err(), "the old connection waits out");
+        assert_eq!(Port::claim(address).unwrap().address(), address);
+    }
 }

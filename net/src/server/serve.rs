@@ -156,7 +156,8 @@ fn admit<B: Backend>(shared: &Rc<Shared<B>>, stream: TcpStream) {
     metrics.accepted.add(1);
     if shared.stage.get() == Stage::Closed {
         metrics.shed(Shed::Draining);
-        return turn_away(stream);
+        glommio::spawn_local(say_goodbye(stream)).detach();
+        return;
     }
     if shared.connections.open() >= shared.options.connections_max {
         if !shared.connections.make_room() {
@@ -175,6 +176,15 @@ fn turn_away(mut stream: TcpStream) {
     let mut sending = pin!(stream.write(TOO_MANY));
     let waker = std::task::Waker::noop();
     let _ = sending.as_mut().poll(&mut std::task::Context::from_waker(waker));
+}
+
+/// Says that the server goes, and waits till the client has taken that: a socket that is closed
+/// with a request unread is reset, and the answer with it.
+async fn say_goodbye(mut stream: TcpStream) {
+    if stream.write_all(TOO_MANY).await.is_ok() {
+        let _ = stream.shutdown(std::net::Shutdown::Write).await;
+        discard(&mut stream).await;
+    }
 }
 
 async fn sweep<B: Backend>(shared: Rc<Shared<B>>) {
@@ -216,7 +226,9 @@ async fn converse<B: Backend>(shared: &Rc<Shared<B>>, stream: Stream, watched: &
         if let Some(end) = watched.ended() {
             return Poll::Ready(Err(end));
         }
-        if shared.stage.get() >= Stage::Closing && !told {
+        // A client that has just connected is on its way to send: its answer closes.
+        let may_be_told = watched.has_asked() || watched.is_silent_for(LINGER);
+        if shared.stage.get() >= Stage::Closing && may_be_told && !told {
             told = true;
             Pin::new(&mut connection).graceful_shutdown();
         }
@@ -249,9 +261,12 @@ fn shed_by(end: End) -> Shed {
 /// unread resets the connection and the answer may be lost.
 async fn close(stream: &mut TcpStream, watched: &Watched) {
     let _ = stream.shutdown(std::net::Shutdown::Write).await;
-    if !watched.is_unread() {
-        return;
+    if watched.is_unread() {
+        discard(stream).await;
     }
+}
+
+async fn discard(stream: &mut TcpStream) {
     let discard = async {
         let mut left = DISCARD_BYTES_MAX;
         let mut bytes = vec![0; 16 << 10];
@@ -286,8 +301,11 @@ async fn drain<B: Backend>(shared: &Rc<Shared<B>>) -> Drained {
 async fn wait_for_none<B: Backend>(shared: &Rc<Shared<B>>, until: Instant) {
     while Instant::now() < until {
         sleep(Duration::from_millis(10)).await;
-        if shared.connections.open() == 0 && shared.stage.get() >= Stage::Closing {
-            return;
+        if shared.stage.get() >= Stage::Closing {
+            if shared.connections.open() == 0 {
+                return;
+            }
+            shared.connections.wake_all();
         }
     }
 }

@@ -178,6 +178,17 @@ impl Watched {
         self.unread.get()
     }
 
+    /// A request has come on it.
+    pub fn has_asked(&self) -> bool {
+        self.requests.get() > 0
+    }
+
+    /// Nothing has come on it for that long.
+    pub fn is_silent_for(&self, time: Duration) -> bool {
+        let since = self.clock.get().saturating_duration_since(self.since.get());
+        self.turn.get() == Turn::Idle && since >= time
+    }
+
     /// Why it is to be ended, if it is.
     pub fn ended(&self) -> Option<End> {
         self.end.get()

@@ -421,3 +421,24 @@ fn a_key_allows_its_role_in_its_spaces() {
     assert_eq!(ask("GET /api/v1/stats", "api-key: r-key", ""), 401, "keys are replaced");
     assert_eq!(ask("GET /api/v1/stats", "api-key: new-key", ""), 200);
 }
+
+/// Draining closed connections that had come a moment before, without an answer.
+#[test]
+fn a_client_that_connects_while_draining_is_answered() {
+    let server = Server::start();
+    server.stop();
+    let begin = std::time::Instant::now();
+    let body = "{\"content\":\"x\"}";
+    let request = store(&format!("Content-Length: {}\r\n\r\n{body}", body.len()));
+    while begin.elapsed() < Duration::from_millis(900) {
+        let mut client = server.client();
+        std::thread::sleep(Duration::from_millis(20));
+        client.send(&request);
+        let answer = client.read_answer();
+        assert!(answer.status == 201 || answer.status == 503, "{}", answer.status);
+        if answer.status == 503 {
+            break;
+        }
+    }
+    assert_eq!(server.join().cut, 0);
+}
