@@ -53,7 +53,7 @@ PLANTED = [
     (lambda d: container_of(d).update(image="engram:latest"), "no fixed tag"),
     (lambda d: container_of(d).pop("readinessProbe"), "readinessProbe is missing"),
     (lambda d: container_of(d)["securityContext"].pop("capabilities"), "capabilities are kept"),
-    (lambda d: set_environment(d, "ENGRAM_INSECURE", "false"), "contradict each other"),
+    (lambda d: set_environment(d, "ENGRAM_INSECURE", "true"), "contradict each other"),
     (lambda d: set_environment(d, "ENGRAM_DATA_DIR", "/data"), "claimed volume"),
     (lambda d: server_of(d)["spec"].update(replicas=3), "replicas are not copies"),
     (lambda d: server_of(d)["spec"].update(serviceName="x"), "the service x does not exist"),

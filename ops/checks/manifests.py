@@ -31,7 +31,6 @@ CHART_CASES = {
     ],
     "contract": [
         MAINTENANCE,
-        {"auth": {"secretName": "engram-keys"}},
         {"monitoring": {"enabled": True}, "nodePort": {"enabled": True}},
         {"tiers": {"cold": {"url": "s3://engram-cold/prefix"}}},
     ],

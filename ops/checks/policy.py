@@ -4,7 +4,7 @@ from quantity import quantity, seconds
 
 STATIC_NODE_PORTS = range(30000, 30086)
 PROBES = ["startupProbe", "livenessProbe", "readinessProbe"]
-SECRETS = {"engram-keys": {"keys", "maintenance"}, "engram-cold": {"access-key-id", "secret-access-key"}}
+SECRETS = {"engram-keys": {"keys", "operator"}, "engram-cold": {"access-key-id", "secret-access-key"}}
 
 
 def pods(docs):

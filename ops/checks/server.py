@@ -1,6 +1,7 @@
 """Compares with the real binary: arguments, variables, paths, metrics, alerts and dashboards."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -22,6 +23,7 @@ from alerts import promtool, rules
 FOREIGN = {"up", "kubelet_volume_stats_available_bytes", "kubelet_volume_stats_capacity_bytes"}
 FOREIGN |= {"kube_job_status_failed"}
 READY_WITHIN_S = 60
+KEY = "a key for these checks"
 
 
 def free_port():
@@ -116,10 +118,15 @@ class Server:
         folder = pathlib.Path(self.folder.name)
         self.port = free_port()
         (folder / "data").mkdir()
+        digest = hashlib.sha256(KEY.encode()).hexdigest()
+        (folder / "keys").write_text(f"operator admin sha256:{digest}\n")
         environment = {
             "ENGRAM_LISTEN": f"127.0.0.1:{self.port}",
             "ENGRAM_DATA_DIR": str(folder / "data"),
             "ENGRAM_LOG_LEVEL": "warn",
+            "ENGRAM_INSECURE": "false",
+            "ENGRAM_AUTH_KEYS_FILE": str(folder / "keys"),
+            "ENGRAM_API_KEY": KEY,
         }
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ENGRAM_")}
         log = open(folder / "server.log", "w+")
@@ -143,10 +150,12 @@ class Server:
     def get(self, path, port=None):
         return self.ask("GET", path, None, port)
 
-    def ask(self, method, path, body, port=None):
+    def ask(self, method, path, body, port=None, key=KEY):
         url = f"http://127.0.0.1:{port or self.port}{path}"
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"} if data else {}
+        headers = {"Authorization": f"Bearer {key}"}
+        if data:
+            headers["Content-Type"] = "application/json"
         request = urllib.request.Request(url, data, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:
@@ -156,7 +165,8 @@ class Server:
 
     def paths(self, facts):
         for path in sorted(facts.paths):
-            status, _ = self.get(path)
+            # Neither the kubelet nor Prometheus has a key.
+            status, _ = self.ask("GET", path, None, key="none")
             self.report.check(status == 200, f"GET {path} answers {status}")
         status, _ = self.get("/health/no-such-path")
         self.report.check(status == 404, "a path that does not exist answers 200")
@@ -171,6 +181,8 @@ class Server:
         status, said = self.ask("POST", "/api/v1/recall", {"cues": [{"text": "test"}]})
         self.report.check(status == 200, f"a recall answers {status}: {said}")
         self.ask("POST", "/api/v1/recall", {"cues": []})
+        status, _ = self.ask("POST", "/api/v1/recall", {"cues": [{"text": "test"}]}, key="wrong")
+        self.report.check(status == 401, f"a wrong key is answered {status}")
 
     def metrics(self, root):
         _, text = self.get("/metrics")
