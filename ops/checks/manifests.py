@@ -17,8 +17,7 @@ from render import Helm, kustomize
 KUBERNETES = ["1.30", "1.31", "1.32", "1.33", "1.34", "1.35", "1.36", "1.37"]
 # The kinds of the Prometheus operator; its schemas are in no registry that is used here.
 NOT_IN_KUBERNETES = {"ServiceMonitor", "PrometheusRule"}
-SECCOMP_COPIES = ["ops/kubernetes/node/seccomp/engram.json", "ops/chart/files/engram-seccomp.json"]
-SECCOMP_SOURCE = "container/seccomp/engram.json"
+SECCOMP_COPIES = [seccomp.KUBERNETES, "ops/chart/files/engram-seccomp.json"]
 
 MAINTENANCE = {"maintenance": {"enabled": True}}
 CHART_CASES = {
@@ -110,8 +109,8 @@ def generated(root, report, write):
     }
     for board in (root / "ops/dashboards").glob("*.json"):
         copies[f"ops/chart/files/dashboards/{board.name}"] = board.read_text()
-    source = root / SECCOMP_SOURCE
-    if report.check(source.exists(), f"{SECCOMP_SOURCE} is missing"):
+    source = root / seccomp.SOURCE
+    if report.check(source.exists(), f"{seccomp.SOURCE} is missing"):
         profile = seccomp.for_kubernetes(source.read_text())
         copies |= {path: profile for path in SECCOMP_COPIES}
         for fault in seccomp.faults(profile):

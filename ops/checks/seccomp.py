@@ -8,6 +8,8 @@ apply to all. Here they are decided: a container without capabilities, on amd64 
 
 import json
 
+SOURCE = "container/seccomp/engram.json"
+KUBERNETES = "ops/kubernetes/node/seccomp/engram.json"
 ARCHITECTURES = {"amd64", "arm64"}
 NAMES = {"SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"}
 

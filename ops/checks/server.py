@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -17,6 +18,7 @@ import urllib.request
 
 import yaml
 
+import seccomp
 from alerts import promtool, rules
 
 # From others than the server: Prometheus, the kubelet, kube-state-metrics.
@@ -30,6 +32,10 @@ def free_port():
     with contextlib.closing(socket.socket()) as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
+
+
+def confined(profile, *words):
+    return [sys.executable, pathlib.Path(__file__).parent / "confine.py", profile, *words]
 
 
 def expressions(root):
@@ -77,7 +83,8 @@ class Server:
         self.arguments(facts)
         self.variables(facts)
         self.report.section("a real server")
-        if not self.start():
+        self.stock_profile(root)
+        if not self.start(root):
             return
         self.paths(facts)
         self.traffic()
@@ -114,7 +121,7 @@ class Server:
         for name in sorted(facts.later_variables - known):
             self.report.leave_out(f"this binary has no variable {name}")
 
-    def start(self):
+    def start(self, root):
         folder = pathlib.Path(self.folder.name)
         self.port = free_port()
         (folder / "data").mkdir()
@@ -130,11 +137,23 @@ class Server:
         }
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ENGRAM_")}
         log = open(folder / "server.log", "w+")
-        words = [self.binary, "serve"]
+        # Under the profile that its pod has, so that a call which it lacks is found here.
+        words = confined(root / seccomp.KUBERNETES, self.binary, "serve")
         self.processes.append(subprocess.Popen(words, env=kept | environment, stderr=log, stdout=log))
         ready = self.wait(lambda: self.get("/health/ready")[0] == 200)
         tail = pathlib.Path(log.name).read_text()[-2000:]
         return self.report.check(ready, f"the server did not get ready: {tail}")
+
+    def stock_profile(self, root):
+        """What an engine applies by itself forbids io_uring: the server must say so, with 78."""
+        stock = seccomp.for_kubernetes((root / "container/seccomp/docker-current.json").read_text())
+        path = pathlib.Path(self.folder.name) / "stock.json"
+        path.write_text(stock)
+        data = {"ENGRAM_DATA_DIR": self.folder.name, "ENGRAM_LISTEN": f"127.0.0.1:{free_port()}"}
+        words = confined(path, self.binary, "serve")
+        done = subprocess.run(words, env=os.environ | data, capture_output=True, text=True, timeout=60)
+        clear = done.returncode == 78 and "seccomp" in done.stderr
+        self.report.check(clear, f"stock profile: {done.returncode}, {done.stderr[-500:]}")
 
     def wait(self, condition):
         end = time.time() + READY_WITHIN_S
