@@ -6,7 +6,7 @@
 //! *Not here*: starting and stopping (`server`).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use engram_engine::model::Timestamp;
 use engram_engine::request::{Answer, Rejection, Request};
@@ -22,6 +22,8 @@ pub struct Shared {
     pub topology: Value,
     /// The server was told to stop.
     pub draining: AtomicBool,
+    /// Cores that accept connections.
+    pub listening: AtomicUsize,
 }
 
 /// The server as one core sees it.

@@ -116,6 +116,11 @@ impl Client {
         Self { options, connection: None }
     }
 
+    /// Requests concern this space from now on.
+    pub fn enter_space(&mut self, space: &str) {
+        space.clone_into(&mut self.options.space);
+    }
+
     /// Reads.
     ///
     /// # Errors

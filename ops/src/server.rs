@@ -8,9 +8,9 @@
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use engram_engine::request::Wait;
 use engram_net::auth::Auth;
@@ -30,8 +30,6 @@ const RING_ENTRIES: u32 = 128;
 const CACHE_SHARE: u64 = 8;
 /// How often a start that is waited for is looked at.
 const START_PAUSE: Duration = Duration::from_millis(5);
-/// How long a start without a sign of progress is waited for.
-const START_SILENCE: Duration = Duration::from_secs(60);
 
 /// What a server needs to start.
 #[derive(Clone, Debug)]
@@ -105,7 +103,11 @@ impl Server {
         let topology =
             serde_json::to_value(&report).map_err(Failure::because("the topology is no JSON"))?;
         let (sender, receiver) = flume::bounded(0);
-        let shared = Arc::new(Shared { topology, draining: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            topology,
+            draining: AtomicBool::new(false),
+            listening: AtomicUsize::new(0),
+        });
         let stopper =
             Stopper { shared, sender: Arc::new(Mutex::new(Some(sender))), failure: Arc::default() };
         let options = Options {
@@ -138,25 +140,31 @@ impl Server {
         self.stopper.clone()
     }
 
-    /// Waits until it serves.
-    ///
-    /// # Errors
-    /// Where it stands still before that, or its log can't be written.
-    pub fn wait_until_ready(&self) -> Result<(), Failure> {
+    /// Waits until every core accepts connections; false where the server was told to stop before.
+    pub fn wait_until_listening(&self) -> bool {
         let status = self.running.status();
-        let (mut last, mut since) = (None, Instant::now());
-        loop {
-            let now = (status.phase(), (status.progress() * 1000.0) as u32);
-            match now.0 {
-                ShardPhase::Running => return Ok(()),
-                ShardPhase::Poisoned => return Err(Failure::new("the log can't be written")),
-                _ if last.replace(now) != Some(now) => since = Instant::now(),
-                _ if since.elapsed() > START_SILENCE || self.is_told_to_stop() => {
-                    return Err(Failure::new("the data directory could not be opened"));
-                }
-                _ => {}
+        while self.stopper.shared.listening.load(Ordering::Relaxed) < status.shards().len() {
+            if status.has_failed() {
+                self.stopper.stop();
+            }
+            if self.is_told_to_stop() {
+                return false;
             }
             std::thread::sleep(START_PAUSE);
+        }
+        true
+    }
+
+    /// Waits until it serves; false where it was told to stop before, or its log can't be written.
+    pub fn wait_until_ready(&self) -> bool {
+        self.wait_until_listening();
+        loop {
+            match self.running.status().phase() {
+                ShardPhase::Running => return true,
+                ShardPhase::Poisoned => return false,
+                _ if self.is_told_to_stop() => return false,
+                _ => std::thread::sleep(START_PAUSE),
+            }
         }
     }
 
@@ -190,7 +198,7 @@ impl Server {
 /// Opens a data directory for the commands of this process alone.
 ///
 /// # Errors
-/// As [`Server::start`] and [`Server::wait_until_ready`].
+/// As [`Server::start`] and [`Server::join`].
 pub fn open_directory(directory: &Path) -> Result<Server, Failure> {
     let server = Server::start(&Plan {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -202,13 +210,11 @@ pub fn open_directory(directory: &Path) -> Result<Server, Failure> {
         auth: Auth::default(),
         metrics_guarded: false,
     })?;
-    match server.wait_until_ready() {
-        Ok(()) => Ok(server),
-        Err(failure) => match server.stop() {
-            Ok(()) => Err(failure),
-            Err(cause) => Err(cause),
-        },
+    if server.wait_until_ready() {
+        return Ok(server);
     }
+    server.stop()?;
+    Err(Failure::new(format!("{} could not be opened", directory.display())))
 }
 
 /// Another process holds the directory.
@@ -244,6 +250,7 @@ async fn serve_core(
             return stopper.fail(Failure::because("a core can't listen")(error));
         }
     };
+    stopper.shared.listening.fetch_add(1, Ordering::Relaxed);
     let shard = handle.shard().0;
     let core = Core::new(handle, stopper.shared.clone());
     let stop = async move {

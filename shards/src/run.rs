@@ -61,7 +61,7 @@ const PREEMPT_TIMER: Duration = Duration::from_millis(10);
 /// Shards that run.
 pub struct Running {
     status: Arc<Status>,
-    executors: Vec<ExecutorJoinHandle<Result<(), ShardsError>>>,
+    executors: Vec<ExecutorJoinHandle<()>>,
 }
 
 impl Running {
@@ -75,14 +75,12 @@ impl Running {
     /// # Errors
     /// The first error that ended a shard.
     pub fn join(self) -> Result<(), ShardsError> {
-        let mut outcome = Ok(());
         for executor in self.executors {
-            let ended = executor
-                .join()
-                .unwrap_or_else(|e| Err(ShardsError::Executor { reason: e.to_string() }));
-            outcome = outcome.and(ended);
+            if let Err(error) = executor.join() {
+                self.status.fail(ShardsError::Executor { reason: error.to_string() });
+            }
         }
-        outcome
+        self.status.take_failure().map_or(Ok(()), Err)
     }
 }
 
@@ -121,7 +119,7 @@ where
             .preempt_timer(PREEMPT_TIMER)
             .spin_before_park(place.spin)
             .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
-            .spawn(move || run_core(start, serve))
+            .spawn(move || run_or_fail(start, serve))
             .map_err(|error| ShardsError::Executor { reason: error.to_string() })?;
         executors.push(executor);
     }
@@ -143,6 +141,19 @@ struct ShardStart {
     status: Arc<Status>,
     serving: Arc<AtomicU16>,
     cache_bytes: usize,
+}
+
+/// A core that can't start is told to the others, who would wait for it.
+async fn run_or_fail<F, S>(start: ShardStart, serve: F)
+where
+    F: Fn(Handle) -> S,
+    S: Future<Output = ()> + 'static,
+{
+    let (status, serving) = (start.status.clone(), start.serving.clone());
+    if let Err(error) = run_core(start, serve).await {
+        serving.fetch_sub(1, Ordering::AcqRel);
+        status.fail(error);
+    }
 }
 
 async fn run_core<F, S>(start: ShardStart, serve: F) -> Result<(), ShardsError>

@@ -5,7 +5,10 @@
 //!
 //! *Not here*: HTTP (`engram-net`).
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::ShardsError;
 
 /// Where a shard is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,11 +93,30 @@ impl Counters {
 #[derive(Debug)]
 pub struct Status {
     shards: Box<[Counters]>,
+    failure: Mutex<Option<ShardsError>>,
+    failed: AtomicBool,
 }
 
 impl Status {
     pub(crate) fn new(shards: u16) -> Self {
-        Self { shards: (0..shards).map(|_| Counters::default()).collect() }
+        let shards = (0..shards).map(|_| Counters::default()).collect();
+        Self { shards, failure: Mutex::default(), failed: AtomicBool::new(false) }
+    }
+
+    /// A shard could not start: the others wait for it until they are told to stop.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn fail(&self, error: ShardsError) {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.get_or_insert(error);
+        drop(failure);
+        self.failed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn take_failure(&self) -> Option<ShardsError> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Counters by shard.

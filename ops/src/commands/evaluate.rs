@@ -151,10 +151,7 @@ impl Evaluate {
             std::fs::create_dir_all(dir).map_err(failed)?;
         }
         let mut opened = self.target.open(origins)?;
-        let outcome = self.measure(&mut opened.client, &set, &spaces, &ways);
-        if !self.keep && !self.loaded {
-            spaces.drop_made(&mut opened.client)?;
-        }
+        let outcome = self.load_and_measure(&mut opened.client, &set, &spaces, &ways);
         opened.close()?;
         let rows = outcome?;
         if self.json {
@@ -185,6 +182,27 @@ impl Evaluate {
         }
     }
 
+    fn load_and_measure(
+        &self,
+        client: &mut Client,
+        set: &Set,
+        spaces: &Spaces,
+        ways: &[Way],
+    ) -> Result<Vec<Row>, Failure> {
+        if self.loaded {
+            return self.measure(client, set, spaces, ways);
+        }
+        spaces.refuse_existing(client)?;
+        let loaded = set.memories.iter().try_for_each(|(namespace, memories)| {
+            self.load(client, &spaces.names[namespace], memories)
+        });
+        let outcome = loaded.and_then(|()| self.measure(client, set, spaces, ways));
+        if !self.keep {
+            spaces.drop_made(client)?;
+        }
+        outcome
+    }
+
     fn measure(
         &self,
         client: &mut Client,
@@ -192,12 +210,6 @@ impl Evaluate {
         spaces: &Spaces,
         ways: &[Way],
     ) -> Result<Vec<Row>, Failure> {
-        if !self.loaded {
-            spaces.refuse_existing(client)?;
-            for (namespace, memories) in &set.memories {
-                self.load(client, &spaces.names[namespace], memories)?;
-            }
-        }
         settle(client, self.quiet)?;
         ways.iter().map(|way| self.ask_all(client, set, spaces, *way)).collect()
     }
@@ -211,9 +223,9 @@ impl Evaluate {
         let mut rest = memories.iter();
         let mut progress = Progress::new("memories", self.quiet);
         let mut count = 0;
-        let path = format!("/api/v1/memories/batch?wait=applied&space={space}");
+        client.enter_space(space);
         client.stream(
-            &path,
+            "/api/v1/memories/batch?wait=applied",
             |chunk| match rest.next() {
                 Some(StoredMemory(line)) => {
                     chunk.extend_from_slice(line.as_bytes());
@@ -251,8 +263,9 @@ impl Evaluate {
                 Failure::new(format!("query {}: no memory is in its namespace", query.id))
             })?;
             let body = way.request(query, self.depth, self.exact);
+            client.enter_space(space);
             let started = Instant::now();
-            let reply = client.post(&format!("/api/v1/recall?space={space}"), &body)?;
+            let reply = client.post("/api/v1/recall", &body)?;
             client_times.push(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
             let answer: Value = reply.json()?;
             server_times.push(answer["took_us"].as_u64().unwrap_or_default());

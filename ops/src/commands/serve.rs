@@ -180,12 +180,6 @@ impl Serve {
         let signals = Signals::install().map_err(Failure::because("signals can't be taken"))?;
         let plan = settings.plan()?;
         let server = Server::start(&plan)?;
-        log::info!(
-            "engram {} listens on http://{}, data in {}",
-            env!("CARGO_PKG_VERSION"),
-            server.address(),
-            plan.data_dir.display()
-        );
         let obedience = Obedience {
             stopper: server.stopper(),
             grace: settings.shutdown_grace,
@@ -193,6 +187,14 @@ impl Serve {
             keys_file: settings.auth_keys_file,
         };
         std::thread::spawn(move || obedience.obey(&signals));
+        if server.wait_until_listening() {
+            log::info!(
+                "engram {} listens on http://{}, data in {}",
+                env!("CARGO_PKG_VERSION"),
+                server.address(),
+                plan.data_dir.display()
+            );
+        }
         let ended = server.join();
         log::info!("stopped");
         ended

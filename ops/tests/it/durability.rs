@@ -1,0 +1,87 @@
+//! What was acknowledged stays, however the server ends; who holds a directory is known.
+
+use serde_json::{Value, json};
+
+use crate::server::{Folder, Server, run, stderr, stdout};
+
+fn store(server: &Server, from: u64, to: u64) {
+    for number in from..to {
+        let memory = json!({
+            "id": format!("memory {number}"), "content": format!("the cat number {number} sleeps"),
+            "metadata": {"number": number},
+            "links": [{"to": format!("memory {}", number / 2), "weight": 0.5, "kind": "half"}],
+        });
+        assert_eq!(server.call("POST", "/api/v1/memories", &memory).status, 201);
+    }
+}
+
+#[test]
+fn memories_links_and_spaces_outlive_every_kind_of_end() {
+    let folder = Folder::new();
+    let directory = folder.0.join("data");
+    let server = Server::start(&directory, &[]);
+    store(&server, 0, 20);
+    let gone = server.call("DELETE", "/api/v1/memories/memory%203", &Value::Null);
+    assert_eq!(gone.status, 204);
+    let space = json!({"dimensions": 3, "metric": "dot"});
+    assert!(server.call("PUT", "/api/v1/spaces/other", &space).status < 300);
+    server.kill();
+
+    let server = Server::start(&directory, &[]);
+    assert_eq!(server.count(), 19);
+    let other = server.ask("GET", "/api/v1/spaces/other", &Value::Null);
+    assert_eq!((&other["dimensions"], &other["metric"]), (&json!(3), &json!("dot")));
+    store(&server, 20, 40);
+    assert_eq!(server.terminate(), Some(0), "a server that drained ends with status 0");
+
+    let server = Server::start(&directory, &[]);
+    assert_eq!(server.count(), 39);
+    let links = server.ask("GET", "/api/v1/memories/memory%2030/links", &Value::Null);
+    assert_eq!(links["links"][0]["to"], "memory 15");
+    let under = json!({"filter": {"must": [{"key": "number", "range": {"gte": 30}}]}});
+    assert_eq!(server.ask("POST", "/api/v1/count", &under)["count"], 10);
+}
+
+#[test]
+fn a_directory_is_held_by_one_process() {
+    let folder = Folder::new();
+    let directory = folder.0.join("data");
+    let server = Server::start(&directory, &[]);
+    store(&server, 0, 3);
+    let shown = directory.display().to_string();
+    let refused = run(&["query", "--count", "--data-dir", &shown]);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = stderr(&refused);
+    assert!(said.contains("is held by process"), "{said}");
+    assert_eq!(server.terminate(), Some(0));
+
+    let counted = run(&["query", "--count", "--data-dir", &shown]);
+    assert_eq!(stdout(&counted), "3\n", "{}", stderr(&counted));
+}
+
+#[test]
+fn a_directory_is_loaded_and_exported_without_a_server() {
+    let folder = Folder::new();
+    let directory = folder.0.join("data").display().to_string();
+    let lines = "{\"id\":\"a\",\"content\":\"one\",\"links\":[{\"to\":\"b\",\"kind\":\"next\"}]}\n\
+                 \n{\"id\":\"b\",\"embedding\":[0.25,-0.5],\"metadata\":{\"k\":[1,\"x\"]}}";
+    let file = folder.file("memories.ndjson", lines).display().to_string();
+    let loaded = run(&["load", "--file", &file, "--data-dir", &directory, "--json"]);
+    assert_eq!(loaded.status.code(), Some(0), "{}", stderr(&loaded));
+    let loaded: Value = serde_json::from_slice(&loaded.stdout).expect("the result is JSON");
+    assert_eq!((&loaded["created"], &loaded["refused"]), (&json!(2), &json!(0)));
+
+    let exported = run(&["export", "--data-dir", &directory]);
+    assert_eq!(exported.status.code(), Some(0), "{}", stderr(&exported));
+    let again = folder.file("again.ndjson", &stdout(&exported)).display().to_string();
+    let copy = folder.0.join("copy").display().to_string();
+    let reloaded = run(&["load", "--file", &again, "--data-dir", &copy]);
+    assert_eq!(reloaded.status.code(), Some(0), "{}", stderr(&reloaded));
+    let copied = run(&["export", "--data-dir", &copy]);
+    let sorted = |text: String| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(sorted(stdout(&copied)), sorted(stdout(&exported)));
+}

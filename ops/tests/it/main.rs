@@ -1,0 +1,9 @@
+//! Tests of the `engram` command as it is: real processes, real sockets, real directories.
+
+mod arguments;
+mod commands;
+mod durability;
+mod evaluation;
+mod reference;
+mod refusals;
+mod server;
