@@ -45,9 +45,11 @@ faults! {
     RequestTimeout 408 "request_timeout" "The request took too long to arrive"
     LengthRequired 411 "length_required" "The body's length must be announced"
     BodyTooLarge 413 "body_too_large" "The body is larger than allowed"
+    UriTooLong 414 "uri_too_long" "The path is longer than allowed"
     UnsupportedMediaType 415 "unsupported_media_type" "The body has a type that is not read here"
     ExpectationFailed 417 "expectation_failed" "The expectation cannot be met"
     IdempotencyConflict 422 "idempotency_key_reused" "The idempotency key came with another body before"
+    HeadTooLarge 431 "head_too_large" "The head of the request is larger than allowed"
     OverCapacity 503 "over_capacity" "The server holds as much as it can"
     NotImplemented 501 "not_implemented" "This server does not do that yet"
 }

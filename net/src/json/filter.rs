@@ -55,7 +55,6 @@ fn clause(
         other => unreachable!("{other} is no clause of a filter"),
     };
     match reader.kind()? {
-        Kind::Null => reader.null().map(drop),
         Kind::Object => {
             conditions.push(condition(reader, left, depth)?);
             Ok(())
@@ -64,7 +63,9 @@ fn clause(
             conditions.push(condition(reader, left, depth)?);
             Ok(())
         }),
-        Kind::String | Kind::Number | Kind::Boolean => Err(reader.unfit("an array of conditions")),
+        Kind::String | Kind::Number | Kind::Boolean | Kind::Null => {
+            Err(reader.unfit("an array of conditions"))
+        }
     }
 }
 

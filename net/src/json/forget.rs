@@ -40,8 +40,8 @@ pub fn read(reader: &mut Reader<'_>) -> Checked<Forget> {
     let (mut named, mut passing, mut dry_run) = (None, None, false);
     reader.fields(FIELDS, |reader, field| {
         match FIELDS[field] {
-            "ids" => named = reader.nullable(ids)?,
-            "filter" => passing = reader.nullable(filter::read)?,
+            "ids" => named = Some(ids(reader)?),
+            "filter" => passing = Some(filter::read(reader)?),
             "dry_run" => dry_run = reader.boolean()?,
             other => unreachable!("{other} is in FIELDS without being read"),
         }

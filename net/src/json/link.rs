@@ -9,7 +9,7 @@ use engram_engine::model::{Link, LinkKind, MemoryId, Weight};
 use engram_engine::request::LinkName;
 
 use super::reader::{Kind, Reader};
-use super::{id, invalid};
+use super::{id, invalid, weight};
 use crate::error::{Checked, Fault, Problem};
 
 /// Fields of a link that leaves the memory it is written with.
@@ -103,10 +103,6 @@ fn draft(reader: &mut Reader<'_>, names: &[&'static str]) -> Checked<Draft> {
         Ok(())
     })?;
     Ok(draft)
-}
-
-fn weight(reader: &mut Reader<'_>) -> Checked<Weight> {
-    Weight::new(reader.float()?).map_err(invalid)
 }
 
 fn one_or_many<'a, T>(

@@ -16,7 +16,7 @@ pub mod time;
 pub mod view;
 
 use engram_engine::limits;
-use engram_engine::model::MemoryId;
+use engram_engine::model::{MemoryId, Weight};
 use engram_engine::request::Code;
 
 use crate::error::{Checked, Problem};
@@ -40,12 +40,20 @@ fn ids(reader: &mut Reader<'_>) -> Checked<Vec<MemoryId>> {
 
 /// A number from 0 to 1.
 fn fraction(reader: &mut Reader<'_>) -> Checked<f32> {
-    let value = reader.float()?;
+    let value = reader.double()?;
     if (0.0..=1.0).contains(&value) {
-        Ok(value)
+        Ok(value as f32)
     } else {
         Err(invalid(format!("expected 0 to 1, found {value}")))
     }
+}
+
+/// The weight of a link or of a cue.
+fn weight(reader: &mut Reader<'_>) -> Checked<Weight> {
+    let value = reader.double()?;
+    // Rounding to f32 would let through what is a little more than 1.
+    let value = if value > 1.0 { value.max(1.1) } else { value };
+    Weight::new(value as f32).map_err(invalid)
 }
 
 /// A string of at most `most` bytes.

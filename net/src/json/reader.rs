@@ -244,13 +244,18 @@ impl<'a> Reader<'a> {
     /// Reads a whole number within a range.
     pub fn integer(&mut self, range: std::ops::RangeInclusive<u64>) -> Checked<u64> {
         let digits = self.number()?;
-        if digits.bytes().any(|b| matches!(b, b'.' | b'e' | b'E')) {
-            let detail = format!("expected a whole number, found {digits}");
-            return Err(Problem::new(Fault::InvalidType, detail));
+        if let Ok(value) = digits.parse()
+            && range.contains(&value)
+        {
+            return Ok(value);
         }
-        match digits.parse() {
-            Ok(value) if range.contains(&value) => Ok(value),
-            Ok(_) | Err(_) => {
+        match whole(digits) {
+            Some(value) if range.contains(&value) => Ok(value),
+            None if digits.bytes().any(|b| matches!(b, b'.' | b'e' | b'E')) => {
+                let detail = format!("expected a whole number, found {digits}");
+                Err(Problem::new(Fault::InvalidType, detail))
+            }
+            Some(_) | None => {
                 let (low, high) = (range.start(), range.end());
                 let detail = format!("expected {low} to {high}, found {digits}");
                 Err(Problem::new(Code::InvalidValue, detail))
@@ -428,40 +433,43 @@ impl<'a> Reader<'a> {
     fn text_value(&mut self) -> Checked<Cow<'a, str>> {
         self.at += 1;
         let start = self.at;
-        loop {
-            match self.peek() {
-                Some(b'"') => {
-                    let text = &self.text[start..self.at];
-                    self.at += 1;
-                    return Ok(Cow::Borrowed(text));
-                }
-                Some(b'\\') => return self.escaped_text(start).map(Cow::Owned),
-                Some(0..=0x1f) => return Err(self.malformed("a control character is escaped")),
-                Some(_) => self.at += 1,
-                None => return Err(self.malformed("a string is not closed")),
+        self.skip_plain();
+        match self.peek() {
+            Some(b'"') => {
+                let text = &self.text[start..self.at];
+                self.at += 1;
+                Ok(Cow::Borrowed(text))
             }
+            Some(b'\\') => self.escaped_text(start).map(Cow::Owned),
+            Some(_) => Err(self.malformed("a control character is escaped")),
+            None => Err(self.malformed("a string is not closed")),
         }
+    }
+
+    /// Moves to the next quote, backslash or control character.
+    fn skip_plain(&mut self) {
+        let rest = &self.text.as_bytes()[self.at..];
+        let plain = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f));
+        self.at += plain.unwrap_or(rest.len());
     }
 
     /// The rest of a string from its first escape on.
     fn escaped_text(&mut self, start: usize) -> Checked<String> {
         let mut text = self.text[start..self.at].to_owned();
-        let mut plain = self.at;
         loop {
+            let plain = self.at;
+            self.skip_plain();
+            text.push_str(&self.text[plain..self.at]);
             match self.peek() {
                 Some(b'"') => {
-                    text.push_str(&self.text[plain..self.at]);
                     self.at += 1;
                     return Ok(text);
                 }
                 Some(b'\\') => {
-                    text.push_str(&self.text[plain..self.at]);
                     self.at += 1;
                     text.push(self.escape()?);
-                    plain = self.at;
                 }
-                Some(0..=0x1f) => return Err(self.malformed("a control character is escaped")),
-                Some(_) => self.at += 1,
+                Some(_) => return Err(self.malformed("a control character is escaped")),
                 None => return Err(self.malformed("a string is not closed")),
             }
         }
@@ -512,6 +520,13 @@ impl<'a> Reader<'a> {
         self.at += 4;
         Ok(code)
     }
+}
+
+/// A whole number that is written with a fraction of zero or an exponent, such as `5.0`.
+fn whole(digits: &str) -> Option<u64> {
+    let value: f64 = digits.parse().ok()?;
+    let exact = value.fract() == 0.0 && (0.0..9e15).contains(&value);
+    exact.then_some(value as u64)
 }
 
 #[cfg(test)]

@@ -127,7 +127,7 @@ fn cue(reader: &mut Reader<'_>) -> Checked<Cue> {
             "embedding" => CueKind::Embedding(embedding::read(reader)?),
             "id" => CueKind::Id(id(reader)?),
             "weight" => {
-                weight = cue_weight(reader)?;
+                weight = super::weight(reader)?.get();
                 return Ok(());
             }
             other => unreachable!("{other} is in CUE_FIELDS without being read"),
@@ -141,15 +141,6 @@ fn cue(reader: &mut Reader<'_>) -> Checked<Cue> {
     })?;
     let missing = || Problem::new(Fault::MissingField, "a cue has one of text, embedding and id");
     Ok(Cue { kind: found.ok_or_else(missing)?, weight })
-}
-
-fn cue_weight(reader: &mut Reader<'_>) -> Checked<f32> {
-    let weight = reader.float()?;
-    if weight > 0.0 && weight <= 1.0 {
-        Ok(weight)
-    } else {
-        Err(invalid(format!("a weight is above 0 and at most 1, this one is {weight}")))
-    }
 }
 
 fn link_kinds(reader: &mut Reader<'_>) -> Checked<Vec<engram_engine::model::LinkKind>> {

@@ -21,7 +21,9 @@ use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::sleep;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use socket2::SockRef;
 
+use super::refused;
 use super::stream::{READ_BYTES_MAX, Scratch, Stream, scratch};
 use super::watch::{Connections, End, SWEEP_INTERVAL, Timeouts, Watched};
 use crate::api::body::Budget;
@@ -30,6 +32,7 @@ use crate::api::service;
 use crate::api::uuid::Uuids;
 use crate::auth::{Auth, Guard};
 use crate::backend::Backend;
+use crate::error::Fault;
 use crate::metrics::{Registry, Shed};
 
 /// Largest head of a request.
@@ -41,11 +44,6 @@ const DISCARD_BYTES_MAX: usize = 4 << 20;
 const DISCARD_TIME: Duration = Duration::from_secs(2);
 /// Rest after accepting failed, for instance for want of descriptors.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
-
-const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\n\
-    connection: close\r\ncontent-length: 0\r\n\r\n";
-const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
-    connection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// How one core serves.
 #[derive(Clone, Debug)]
@@ -159,12 +157,10 @@ fn admit<B: Backend>(shared: &Rc<Shared<B>>, stream: TcpStream) {
         glommio::spawn_local(say_goodbye(stream)).detach();
         return;
     }
-    if shared.connections.open() >= shared.options.connections_max {
-        if !shared.connections.make_room() {
-            metrics.shed(Shed::Connections);
-            return turn_away(stream);
-        }
-        metrics.shed(Shed::Evicted);
+    let full = shared.connections.open() >= shared.options.connections_max;
+    if full && !shared.connections.make_room() {
+        metrics.shed(Shed::Connections);
+        return turn_away(stream);
     }
     let (slot, watched) = shared.connections.add();
     metrics.open.set(shared.connections.open() as u64);
@@ -173,7 +169,7 @@ fn admit<B: Backend>(shared: &Rc<Shared<B>>, stream: TcpStream) {
 
 /// One attempt to say why; a fresh socket takes these few bytes.
 fn turn_away(mut stream: TcpStream) {
-    let mut sending = pin!(stream.write(TOO_MANY));
+    let mut sending = pin!(stream.write(refused::answer(Fault::OverCapacity)));
     let waker = std::task::Waker::noop();
     let _ = sending.as_mut().poll(&mut std::task::Context::from_waker(waker));
 }
@@ -181,9 +177,9 @@ fn turn_away(mut stream: TcpStream) {
 /// Says that the server goes, and waits till the client has taken that: a socket that is closed
 /// with a request unread is reset, and the answer with it.
 async fn say_goodbye(mut stream: TcpStream) {
-    if stream.write_all(TOO_MANY).await.is_ok() {
+    if stream.write_all(refused::answer(Fault::OverCapacity)).await.is_ok() {
         let _ = stream.shutdown(std::net::Shutdown::Write).await;
-        discard(&mut stream).await;
+        client_goes(&mut stream).await;
     }
 }
 
@@ -236,51 +232,63 @@ async fn converse<B: Backend>(shared: &Rc<Shared<B>>, stream: Stream, watched: &
     })
     .await;
     let mut stream = connection.into_parts().io;
-    match ended {
+    match &ended {
         Ok(Ok(())) => {}
         Ok(Err(_)) => shared.core.metrics.broken.add(1),
         Err(end) => {
-            shared.core.metrics.shed(shed_by(end));
-            if end == End::SlowHead {
-                let _ = poll_once(stream.inner().write_all(TOO_SLOW)).await;
+            shared.core.metrics.shed(shed_by(*end));
+            if *end == End::SlowHead {
+                let answer = refused::answer(Fault::RequestTimeout);
+                let _ = poll_once(stream.inner().write_all(answer)).await;
             }
         }
     }
-    close(stream.inner(), watched).await;
+    close(stream.inner(), ended.err(), watched).await;
 }
 
 fn shed_by(end: End) -> Shed {
     match end {
         End::SlowHead => Shed::SlowHead,
         End::Idle => Shed::Idle,
+        End::Evicted => Shed::Evicted,
         End::SlowReader => Shed::SlowReader,
     }
 }
 
-/// Closes; where the client still sends, reads that for a while first, since closing with bytes
-/// unread resets the connection and the answer may be lost.
-async fn close(stream: &mut TcpStream, watched: &Watched) {
+/// Closes. Where the client still sends, reads that for a while first, since closing with bytes
+/// unread resets the connection and the answer may be lost. Where the client was told to go and does
+/// not, or does not read, resets: the kernel would keep what it has not taken for it.
+async fn close(stream: &mut TcpStream, end: Option<End>, watched: &Watched) {
     let _ = stream.shutdown(std::net::Shutdown::Write).await;
-    if watched.is_unread() {
-        discard(stream).await;
+    let gone = match end {
+        None if watched.is_unread() => client_goes(stream).await,
+        None => true,
+        Some(End::Idle | End::SlowHead) => client_goes(stream).await,
+        Some(End::SlowReader | End::Evicted) => false,
+    };
+    if !gone {
+        let _ = SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
     }
 }
 
-async fn discard(stream: &mut TcpStream) {
+/// Reads and drops what comes until the client closes; false where it takes too long over it.
+async fn client_goes(stream: &mut TcpStream) -> bool {
     let discard = async {
         let mut left = DISCARD_BYTES_MAX;
         let mut bytes = vec![0; 16 << 10];
         while left > 0 {
             match stream.read(&mut bytes).await {
-                Ok(0) | Err(_) => break,
+                Ok(0) | Err(_) => return true,
                 Ok(count) => left = left.saturating_sub(count),
             }
         }
+        false
     };
     or(discard, async {
         sleep(DISCARD_TIME).await;
+        false
     })
-    .await;
+    .await
 }
 
 async fn drain<B: Backend>(shared: &Rc<Shared<B>>) -> Drained {

@@ -14,6 +14,7 @@ use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 use hyper::rt::{Read, ReadBufCursor, Write};
 
+use super::refused;
 use super::watch::Watched;
 
 /// Bytes that one read can bring.
@@ -72,6 +73,11 @@ impl Write for Stream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if let Some(problem) = refused::problem_for(bytes) {
+            // Few bytes on a connection that ends: one attempt serves.
+            ready!(Pin::new(&mut this.inner).poll_write(cx, problem))?;
+            return Poll::Ready(Ok(bytes.len()));
+        }
         match Pin::new(&mut this.inner).poll_write(cx, bytes) {
             Poll::Pending => {
                 this.watched.send_blocks();

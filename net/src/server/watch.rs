@@ -13,6 +13,10 @@ use std::time::{Duration, Instant};
 /// How often connections are looked at.
 pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 
+/// How many connections are looked at to find one that makes room: enough to find a bad one among
+/// many, few enough that a flood of connections costs little.
+const SAMPLE: usize = 64;
+
 /// How long a connection may stand still.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
@@ -63,8 +67,10 @@ pub enum Turn {
 pub enum End {
     /// Its head took too long: 408.
     SlowHead,
-    /// It was idle too long, or makes room for another.
+    /// It was idle too long.
     Idle,
+    /// It makes room for another.
+    Evicted,
     /// It does not take what is sent to it.
     SlowReader,
 }
@@ -236,6 +242,7 @@ pub struct Connections {
     slots: RefCell<Vec<Option<Rc<Watched>>>>,
     free: RefCell<Vec<usize>>,
     open: Cell<usize>,
+    sampled: Cell<usize>,
     clock: Rc<Cell<Instant>>,
 }
 
@@ -246,6 +253,7 @@ impl Connections {
             slots: RefCell::default(),
             free: RefCell::default(),
             open: Cell::new(0),
+            sampled: Cell::new(0),
             clock: Rc::new(Cell::new(Instant::now())),
         }
     }
@@ -277,19 +285,20 @@ impl Connections {
         self.open.set(self.open.get() - 1);
     }
 
-    /// Ends the connection that waits longest without having asked anything, or else the one that
-    /// waits longest between its requests. False where all of them are busy.
+    /// Ends one of the connections that wait between their requests: of a sample, the one that has
+    /// asked nothing yet, or else waits longest. False where all of the sample are busy.
     pub fn make_room(&self) -> bool {
         let slots = self.slots.borrow();
-        let waiting = slots
-            .iter()
-            .flatten()
-            .filter(|watched| watched.turn.get() != Turn::Busy && watched.end.get().is_none());
-        let oldest = waiting.min_by_key(|one| (one.requests.get() > 0, one.since.get()));
-        if let Some(oldest) = oldest {
-            oldest.stop(End::Idle);
+        let begin = self.sampled.get() % slots.len().max(1);
+        self.sampled.set(begin + SAMPLE);
+        let (before, after) = slots.split_at(begin);
+        let sample = after.iter().chain(before).take(SAMPLE).flatten();
+        let waiting = sample.filter(|one| one.turn.get() != Turn::Busy && one.end.get().is_none());
+        let worst = waiting.min_by_key(|one| (one.requests.get() > 0, one.since.get()));
+        if let Some(worst) = worst {
+            worst.stop(End::Evicted);
         }
-        oldest.is_some()
+        worst.is_some()
     }
 
     /// Advances the clock and ends what stands still.

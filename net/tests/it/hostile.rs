@@ -14,6 +14,7 @@ fn check(name: &str, bytes: &[u8], status: u16, closes: bool) {
     let answer = client.try_read_answer("GET");
     let answer = answer.unwrap_or_else(|| panic!("{name}: no answer"));
     assert_eq!(answer.status, status, "{name}: {} {}", answer.head, answer.text());
+    assert!(status < 400 || !answer.code().is_empty(), "{name}: it is a problem");
     if closes {
         assert!(client.is_closed(), "{name}: the connection ends");
     } else {
@@ -441,4 +442,15 @@ fn a_client_that_connects_while_draining_is_answered() {
         }
     }
     assert_eq!(server.join().cut, 0);
+}
+
+#[test]
+fn a_flood_of_tiny_headers_is_cut_off() {
+    let server = Server::start();
+    let mut client = server.client();
+    let flood = "a:1\r\n".repeat(100_000);
+    let _ = client.try_send(format!("GET /livez HTTP/1.1\r\nHost: t\r\n{flood}\r\n"));
+    let answer = client.try_read_answer("GET");
+    assert!(answer.is_none_or(|answer| answer.status == 431));
+    assert_eq!(server.client().get("/livez").status, 200);
 }

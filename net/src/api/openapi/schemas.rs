@@ -12,6 +12,10 @@ use super::reference;
 use crate::error::Reason;
 use crate::json::{filter, forget, link, memory, recall, space};
 
+/// From here on a number is infinite as f32.
+const F32_BOUND: f64 = 3.402_823_567_797_336_6e38;
+/// Up to here a number is zero as f32.
+const F32_ZERO_BOUND: f64 = 7.006_492_321_624_085e-46;
 /// Base64 of a whole number of four-byte floats.
 const BASE64_FLOATS: &str = "^([A-Za-z0-9+/]{16})*([A-Za-z0-9+/]{16}\
     |[A-Za-z0-9+/]{10}[AEIMQUYcgkosw048]=|[A-Za-z0-9+/]{5}[AQgw]==)$";
@@ -53,7 +57,7 @@ fn fraction() -> Value {
 }
 
 fn weight() -> Value {
-    json!({"type": "number", "minimum": f32::MIN_POSITIVE, "maximum": 1})
+    json!({"type": "number", "exclusiveMinimum": F32_ZERO_BOUND, "maximum": 1})
 }
 
 fn text(most: usize) -> Value {
@@ -97,7 +101,7 @@ fn values() -> Map<String, Value> {
         (
             "Embedding",
             json!({"oneOf": [
-                {"type": "array", "items": {"type": "number", "minimum": f32::MIN, "maximum": f32::MAX},
+                {"type": "array", "items": {"type": "number", "exclusiveMinimum": -F32_BOUND, "exclusiveMaximum": F32_BOUND},
              "minItems": 1, "maxItems": limits::DIMENSIONS_MAX},
                 {"type": "string", "contentEncoding": "base64", "pattern": BASE64_FLOATS,
              "description": "Little-endian 32-bit floats, all finite."},
@@ -188,7 +192,6 @@ fn filter_field(_clause: &str) -> Value {
     json!({"anyOf": [
         array(reference("Condition"), limits::FILTER_CONDITIONS_MAX),
         reference("Condition"),
-        {"type": "null"},
     ]})
 }
 
@@ -197,7 +200,7 @@ fn condition() -> Value {
     let shapes: [&[&str]; 4] = [&["key", "match"], &["key", "range"], &["is_empty"], &["has_id"]];
     let mut all: Vec<Value> =
         shapes.iter().map(|fields| closed(fields, fields, condition_field)).collect();
-    all.push(some_filter());
+    all.push(nested_filter());
     json!({"oneOf": all})
 }
 
@@ -228,14 +231,21 @@ fn condition_field(field: &str) -> Value {
     }
 }
 
+/// A filter within a filter.
+fn nested_filter() -> Value {
+    let mut filter = closed(filter::FIELDS, &[], filter_field);
+    filter["minProperties"] = json!(1);
+    filter
+}
+
 /// A filter that does not let everything through.
 fn some_filter() -> Value {
-    let mut filter = closed(filter::FIELDS, &[], |_| {
-        let mut conditions = array(reference("Condition"), limits::FILTER_CONDITIONS_MAX);
-        conditions["minItems"] = json!(1);
-        conditions
-    });
-    filter["minProperties"] = json!(1);
+    let some = json!({"anyOf": [{"type": "object"}, {"type": "array", "minItems": 1}]});
+    let mut filter = closed(filter::FIELDS, &[], filter_field);
+    filter["anyOf"] = filter::FIELDS
+        .iter()
+        .map(|clause| json!({"required": [clause], "properties": {*clause: some}}))
+        .collect();
     filter
 }
 
