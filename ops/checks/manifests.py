@@ -1,6 +1,7 @@
 """Manifests and chart: rendered by the real tools, held against schemas, policies and each other."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -86,7 +87,10 @@ def check(root, report, write):
         report.check(False, f"a planted fault was not found: {expected}")
     report.count += len(controls.PLANTED)
     report.section("chart")
-    chart(root, report, write, rendered)
+    if "HELM_LIBRARY" in os.environ:
+        chart(root, report, write, rendered)
+    else:
+        report.leave_out("the chart: Helm's library can be had for x86-64 only")
     return facts
 
 
