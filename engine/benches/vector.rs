@@ -238,18 +238,22 @@ fn measure(index: &VectorIndex, questions: &Questions, options: &Options) {
     let mut scratch = Scratch::default();
     for k in [10, 100] {
         for ef in options.widths.iter().map(|&ef| Some(ef)).chain([None]) {
-            let (mut recall, mut times) = (0.0, Vec::new());
+            let (mut recall, mut compared, mut times) = (0.0, 0, Vec::new());
             for (query, nearest) in questions.queries.iter().zip(&questions.nearest) {
                 let scope = Scope { keys: &questions.keys, accept: Accept::All };
-                let search = Search { vector: query, k, ef, scope };
                 let start = Instant::now();
-                let found = index.search(&mut scratch, &search);
+                let mut probe = index.near(&mut scratch, query, k, ef);
+                while probe.step(index, &scope, Work(u32::MAX)) == Progress::More {}
+                compared += probe.compared();
+                let found = probe.finish(index, &questions.keys, &mut scratch);
                 times.push(start.elapsed());
                 recall += overlap(&found, nearest, k);
             }
             let recall = recall / questions.queries.len() as f64;
+            let compared = compared / questions.queries.len();
             let width = ef.map_or("default".to_owned(), |ef| ef.to_string());
-            println!("top {k} ef {width}: recall {recall:.4}, {}", percentiles(&mut times));
+            let times = percentiles(&mut times);
+            println!("top {k} ef {width}: recall {recall:.4}, {times}, {compared} compared");
         }
     }
     let (mut recall, mut times) = ([0.0, 0.0], Vec::new());

@@ -8,13 +8,12 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::codec::{Codec, Pivot, Vectors};
+use super::codec::{BATCH, Codec, Pivot, Vectors};
 use super::kernel::prefetch;
 use super::layer::{BASE_LINKS, Layer};
 use super::slots::NONE;
 
-/// How many rows ahead of the comparison are asked for.
-const ROWS_AHEAD: usize = 8;
+const _: () = assert!(BASE_LINKS <= BATCH);
 
 /// Largest point.
 const POINT_MAX: u32 = (1 << 31) - 1;
@@ -206,26 +205,21 @@ impl Beam {
         point: u32,
         mut take: impl FnMut(&mut Self, Near),
     ) {
-        let mut fresh = [0u32; BASE_LINKS];
+        let (mut fresh, mut slots) = ([0u32; BASE_LINKS], [0u32; BASE_LINKS]);
         let mut count = 0;
         for &link in ground.layer.row(point) {
             if link == NONE {
                 break;
             }
-            if self.met.is_new(link) {
-                fresh[count] = link;
-                count += 1;
-            }
+            // Whether a point is new is a toss-up: adding it up is faster than asking.
+            fresh[count] = link;
+            slots[count] = ground.layer.slot(link);
+            count += usize::from(self.met.is_new(link));
         }
-        let fresh = &fresh[..count];
-        for &next in fresh.iter().take(ROWS_AHEAD) {
-            ground.vectors.prefetch(ground.layer.slot(next));
-        }
-        for (place, &link) in fresh.iter().enumerate() {
-            if let Some(&next) = fresh.get(place + ROWS_AHEAD) {
-                ground.vectors.prefetch(ground.layer.slot(next));
-            }
-            take(self, Near::new(ground.closeness(pivot, link), link));
+        let mut near = [0f32; BATCH];
+        ground.vectors.compare(ground.codec, pivot, &slots[..count], &mut near);
+        for (&closeness, &link) in near.iter().zip(&fresh[..count]) {
+            take(self, Near::new(closeness, link));
         }
         self.compared += count.max(1);
     }

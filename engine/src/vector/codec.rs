@@ -8,11 +8,13 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use super::kernel::{Kernel, Planes, f16_to_f32, f32_to_f16, prefetch};
+use super::kernel::{Kernel, Planes, Table, f16_to_f32, f32_to_f16, prefetch};
 use super::rows::{Line, Rows};
 use crate::limits;
 use crate::model::{Metric, VectorEncoding};
 
+/// Most vectors that are compared in one call.
+pub const BATCH: usize = 32;
 /// Largest code of a signed byte; -128 is not used, so that a code can be negated.
 const CODE_MAX: f64 = 127.0;
 /// Largest code of a query's element.
@@ -242,6 +244,38 @@ impl Vectors {
             }
             Pivot::Float(floats) => float_closeness(codec, floats, row),
         }
+    }
+
+    /// How near several stored vectors are, at most [`BATCH`] of them.
+    pub fn compare(&self, codec: &Codec, pivot: &Pivot, slots: &[u32], out: &mut [f32; BATCH]) {
+        let table = Table { rows: &self.lines, which: slots };
+        let mut products = [0i64; BATCH];
+        let (scale, squares) = match pivot {
+            Pivot::Wide { planes, scale, squares } => {
+                self.prefetch_scales(slots);
+                codec.kernel.dots_i16(planes, &table, &mut products);
+                (*scale, *squares)
+            }
+            Pivot::Code { lines, sum, scale, squares } => {
+                self.prefetch_scales(slots);
+                codec.kernel.dots_i8(lines, *sum, &table, &mut products);
+                (*scale, *squares)
+            }
+            Pivot::Float(floats) => {
+                slots.iter().for_each(|&slot| self.prefetch(slot));
+                for (out, &slot) in out.iter_mut().zip(slots) {
+                    *out = float_closeness(codec, floats, self.lines.row(slot));
+                }
+                return;
+            }
+        };
+        for ((out, &slot), &product) in out.iter_mut().zip(slots).zip(&products) {
+            *out = self.integer_closeness(codec, slot, product as f64, scale, squares);
+        }
+    }
+
+    fn prefetch_scales(&self, slots: &[u32]) {
+        slots.iter().for_each(|&slot| prefetch(self.scales.row(slot)));
     }
 
     /// Asks for a row before it is compared.

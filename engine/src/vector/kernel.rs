@@ -9,7 +9,10 @@
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use super::rows::Line;
+use super::rows::{Line, Rows};
+
+/// How many rows ahead of the comparison are asked for.
+const ROWS_AHEAD: usize = 8;
 
 /// Lanes in which floats are added up.
 pub const LANES: usize = 32;
@@ -36,6 +39,34 @@ pub struct Planes {
     pub low: Vec<Line>,
     /// Sum of the upper bytes.
     pub high_sum: i32,
+}
+
+/// Several rows of a table.
+#[derive(Clone, Copy)]
+pub struct Table<'a> {
+    /// The table.
+    pub rows: &'a Rows<Line>,
+    /// Which rows.
+    pub which: &'a [u32],
+}
+
+impl Table<'_> {
+    /// The places in `which`, in order; rows are asked for ahead of their turn.
+    #[inline]
+    fn ahead(&self) -> impl Iterator<Item = usize> {
+        self.which.iter().take(ROWS_AHEAD).for_each(|&row| prefetch(self.rows.row(row)));
+        (0..self.which.len()).inspect(|place| {
+            if let Some(&row) = self.which.get(place + ROWS_AHEAD) {
+                prefetch(self.rows.row(row));
+            }
+        })
+    }
+
+    /// The row at a place in `which`.
+    #[inline]
+    fn row(&self, place: usize) -> &[Line] {
+        self.rows.row(self.which[place])
+    }
 }
 
 /// Makes each function of [`Kernel`] from the one of that name in `x86` and in `portable`.
@@ -102,6 +133,26 @@ impl Kernel {
     pub fn dot_i16(self, a: &Planes, b: &[Line]) -> i64 {
         assert!(a.high.len() == b.len() && a.low.len() == b.len());
         dispatch!(self, dot_i16_avx512, dot_i16_vnni, dot_i16_avx2, dot_i16, (a, b))
+    }
+
+    /// Inner products of a row of signed bytes with several rows of a table.
+    pub fn dots_i8(self, a: &[Line], a_sum: i32, table: &Table<'_>, out: &mut [i64]) {
+        assert!(a.len() == table.rows.width() && table.which.len() <= out.len());
+        dispatch!(
+            self,
+            dots_i8_avx512,
+            dots_i8_vnni,
+            dots_i8_avx2,
+            dots_i8,
+            (a, a_sum, table, out)
+        );
+    }
+
+    /// Inner products of 16-bit integers in planes with several rows of a table.
+    pub fn dots_i16(self, a: &Planes, table: &Table<'_>, out: &mut [i64]) {
+        let width = table.rows.width();
+        assert!(a.high.len() == width && a.low.len() == width && table.which.len() <= out.len());
+        dispatch!(self, dots_i16_avx512, dots_i16_vnni, dots_i16_avx2, dots_i16, (a, table, out));
     }
 
     /// Inner product of two rows of floats.
@@ -175,6 +226,7 @@ pub fn f32_to_f16(value: f32) -> u16 {
 }
 
 /// Folds the lanes in halves: the one order in which every kernel adds them up.
+#[inline]
 fn fold(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
@@ -187,7 +239,7 @@ fn fold(mut lanes: [f32; LANES]) -> f32 {
 }
 
 mod portable {
-    use super::{LANES, Line, Planes, f16_to_f32, fold};
+    use super::{LANES, Line, Planes, Table, f16_to_f32, fold};
 
     pub(super) fn sum_i8(a: &[Line]) -> i32 {
         signed(a).iter().map(|&x| i32::from(x)).sum()
@@ -202,6 +254,16 @@ mod portable {
         let low: &[u8] = bytemuck::cast_slice(&a.low);
         let low: i32 = low.iter().zip(signed(b)).map(|(&x, &y)| i32::from(x) * i32::from(y)).sum();
         256 * i64::from(high) + i64::from(low)
+    }
+
+    pub(super) fn dots_i8(a: &[Line], a_sum: i32, table: &Table<'_>, out: &mut [i64]) {
+        table.ahead().for_each(|place| {
+            out[place] = i64::from(dot_i8(a, a_sum, table.row(place)));
+        });
+    }
+
+    pub(super) fn dots_i16(a: &Planes, table: &Table<'_>, out: &mut [i64]) {
+        table.ahead().for_each(|place| out[place] = dot_i16(a, table.row(place)));
     }
 
     pub(super) fn dot_f32(a: &[f32], b: &[f32]) -> f32 {

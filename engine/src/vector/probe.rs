@@ -82,6 +82,8 @@ pub struct Probe {
     /// Comparisons along the graph after which an exact search is the cheaper one.
     walk_max: usize,
     beam: Option<Beam>,
+    /// Vectors compared one by one, or in walks that were given up.
+    compared: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,8 +108,9 @@ impl Probe {
     }
 
     pub(super) fn near(query: Pivot, k: usize, ef: Option<usize>, scratch: &mut Scratch) -> Self {
-        let ef = ef.unwrap_or(EF_MIN.max(k + k / 2)).clamp(k, limits::VECTOR_EF_MAX.max(k));
-        let beam = scratch.beams.pop().unwrap_or_default();
+        let ef = ef.unwrap_or(EF_MIN.max(k)).clamp(k, limits::VECTOR_EF_MAX.max(k));
+        let mut beam = scratch.beams.pop().unwrap_or_default();
+        beam.start(0, 0);
         Self::new(query, k, ef, Some(beam), Phase::Start)
     }
 
@@ -126,6 +129,7 @@ impl Probe {
             generation: 0,
             walk_max: 0,
             beam,
+            compared: 0,
         }
     }
 
@@ -150,6 +154,11 @@ impl Probe {
                 return Progress::More;
             }
         }
+    }
+
+    /// How many vectors were compared so far.
+    pub fn compared(&self) -> usize {
+        self.compared + self.beam.as_ref().map_or(0, |beam| beam.compared)
     }
 
     /// The hits, best first.
@@ -250,6 +259,7 @@ impl Probe {
     }
 
     fn compare(&mut self, index: &VectorIndex, scope: &Scope<'_>, node: NodeIx, slot: u32) {
+        self.compared += 1;
         let closeness = index.image.vectors.closeness(&index.codec, &self.query, slot);
         let score = index.codec.score(closeness);
         if self.top.admits(score) {
@@ -266,6 +276,7 @@ impl Probe {
         }
         let (near, _) = image.graph.descend(&index.codec, &image.vectors, &self.query, 0);
         let beam = self.beam.get_or_insert_default();
+        self.compared += beam.compared;
         let points = image.graph.layers[0].len();
         let dead = image.graves.len();
         let spare = (2 * self.ef * dead).div_ceil(image.linked() + dead);

@@ -7,7 +7,7 @@
 
 use core::arch::x86_64::*;
 
-use super::{LANES, Line, Planes, fold};
+use super::{LANES, Line, Planes, Table, fold};
 
 /// Fetches every cache line of a row.
 #[inline]
@@ -70,6 +70,7 @@ fn multiply_mixed(sums: __m256i, a: __m256i, b: __m256i) -> __m256i {
     _mm256_add_epi32(sums, _mm256_add_epi32(low, high))
 }
 
+#[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn dot_i8_avx2(a: &[Line], _a_sum: i32, b: &[Line]) -> i32 {
     let a = &a[..b.len()];
@@ -83,6 +84,7 @@ pub(super) fn dot_i8_avx2(a: &[Line], _a_sum: i32, b: &[Line]) -> i32 {
     add_i32(_mm256_add_epi32(sums[0], sums[1]))
 }
 
+#[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn dot_i16_avx2(a: &Planes, b: &[Line]) -> i64 {
     let (high, low) = (&a.high[..b.len()], &a.low[..b.len()]);
@@ -101,6 +103,7 @@ pub(super) fn dot_i16_avx2(a: &Planes, b: &[Line]) -> i64 {
 // VNNI multiplies unsigned by signed bytes. A signed code becomes unsigned by adding 128 (flipping
 // its top bit), which adds 128 times the sum of the other side; that is known and taken off again.
 
+#[inline]
 #[target_feature(enable = "avx2,avxvnni")]
 pub(super) fn dot_i8_vnni(a: &[Line], a_sum: i32, b: &[Line]) -> i32 {
     let a = &a[..b.len()];
@@ -116,6 +119,7 @@ pub(super) fn dot_i8_vnni(a: &[Line], a_sum: i32, b: &[Line]) -> i32 {
     add_i32(_mm256_add_epi32(sums[0], sums[1])) - 128 * a_sum
 }
 
+#[inline]
 #[target_feature(enable = "avx2,avxvnni")]
 pub(super) fn dot_i16_vnni(a: &Planes, b: &[Line]) -> i64 {
     let (high, low) = (&a.high[..b.len()], &a.low[..b.len()]);
@@ -134,34 +138,64 @@ pub(super) fn dot_i16_vnni(a: &Planes, b: &[Line]) -> i64 {
     256 * i64::from(high) + i64::from(add_i32(_mm256_add_epi32(low_sums[0], low_sums[1])))
 }
 
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) fn dot_i8_avx512(a: &[Line], a_sum: i32, b: &[Line]) -> i32 {
     let a = &a[..b.len()];
     let flip = _mm512_set1_epi8(-128);
-    let mut sums = [_mm512_setzero_si512(); 2];
+    let mut sums = _mm512_setzero_si512();
     for line in 0..b.len() {
         let raised = _mm512_xor_si512(whole(&b[line]), flip);
-        sums[line % 2] = _mm512_dpbusd_epi32(sums[line % 2], raised, whole(&a[line]));
+        sums = _mm512_dpbusd_epi32(sums, raised, whole(&a[line]));
     }
-    _mm512_reduce_add_epi32(_mm512_add_epi32(sums[0], sums[1])) - 128 * a_sum
+    _mm512_reduce_add_epi32(sums) - 128 * a_sum
 }
 
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) fn dot_i16_avx512(a: &Planes, b: &[Line]) -> i64 {
     let (high, low) = (&a.high[..b.len()], &a.low[..b.len()]);
     let flip = _mm512_set1_epi8(-128);
-    let mut high_sums = [_mm512_setzero_si512(); 2];
-    let mut low_sums = [_mm512_setzero_si512(); 2];
+    let mut high_sums = _mm512_setzero_si512();
+    let mut low_sums = _mm512_setzero_si512();
     for line in 0..b.len() {
-        let (row, turn) = (whole(&b[line]), line % 2);
+        let row = whole(&b[line]);
         let raised = _mm512_xor_si512(row, flip);
-        high_sums[turn] = _mm512_dpbusd_epi32(high_sums[turn], raised, whole(&high[line]));
-        low_sums[turn] = _mm512_dpbusd_epi32(low_sums[turn], whole(&low[line]), row);
+        high_sums = _mm512_dpbusd_epi32(high_sums, raised, whole(&high[line]));
+        low_sums = _mm512_dpbusd_epi32(low_sums, whole(&low[line]), row);
     }
-    let high = _mm512_reduce_add_epi32(_mm512_add_epi32(high_sums[0], high_sums[1]));
-    let low = _mm512_reduce_add_epi32(_mm512_add_epi32(low_sums[0], low_sums[1]));
-    256 * i64::from(high - 128 * a.high_sum) + i64::from(low)
+    let high = _mm512_reduce_add_epi32(high_sums) - 128 * a.high_sum;
+    256 * i64::from(high) + i64::from(_mm512_reduce_add_epi32(low_sums))
 }
+
+/// Writes the kernels over several rows, each from the one over one row.
+macro_rules! table_kernels {
+    ($features:literal, $dots_i8:ident, $dot_i8:ident, $dots_i16:ident, $dot_i16:ident) => {
+        #[target_feature(enable = $features)]
+        pub(super) fn $dots_i8(a: &[Line], a_sum: i32, table: &Table<'_>, out: &mut [i64]) {
+            for place in table.ahead() {
+                out[place] = i64::from($dot_i8(a, a_sum, table.row(place)));
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        pub(super) fn $dots_i16(a: &Planes, table: &Table<'_>, out: &mut [i64]) {
+            for place in table.ahead() {
+                out[place] = $dot_i16(a, table.row(place));
+            }
+        }
+    };
+}
+
+table_kernels!("avx2", dots_i8_avx2, dot_i8_avx2, dots_i16_avx2, dot_i16_avx2);
+table_kernels!("avx2,avxvnni", dots_i8_vnni, dot_i8_vnni, dots_i16_vnni, dot_i16_vnni);
+table_kernels!(
+    "avx512f,avx512bw,avx512vl,avx512vnni",
+    dots_i8_avx512,
+    dot_i8_avx512,
+    dots_i16_avx512,
+    dot_i16_avx512
+);
 
 /// Writes one float kernel for each pair of decoding and term, in 8 and in 16 lanes a register.
 macro_rules! float_kernels {
