@@ -42,6 +42,12 @@ pub struct Loaded {
     pub seconds: f64,
     /// Seconds more until indexes and associations had caught up.
     pub settled_s: f64,
+    /// CPU time of the server until the last verdict, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub server_cpu_s: Option<f64>,
+    /// CPU time of the server after it, until it had caught up.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub settled_cpu_s: Option<f64>,
     /// Some of the refusals.
     pub refusals: Vec<String>,
 }

@@ -82,6 +82,16 @@ impl Machine {
     }
 }
 
+/// CPU time of all threads of a process, in nanoseconds.
+pub fn cpu_ns(pid: u32) -> Option<u64> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let of_thread = |entry: std::fs::DirEntry| -> Option<u64> {
+        let text = read_to_string(entry.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse().ok()
+    };
+    Some(threads.filter_map(Result::ok).filter_map(of_thread).sum())
+}
+
 const UNKNOWN: &str = "unknown";
 
 fn first_line(path: &str) -> String {

@@ -147,6 +147,9 @@ struct Target {
     /// Seconds after which an answer is given up.
     #[arg(long, default_value_t = 10.0)]
     timeout: f64,
+    /// Process of the server, if it runs here: its CPU time a request is part of the result.
+    #[arg(long)]
+    server_pid: Option<u32>,
 }
 
 #[derive(Args)]
@@ -206,6 +209,7 @@ fn session(target: &Target) -> io::Result<Session> {
         seed: target.seed.unwrap_or(fresh),
         duration_s: target.duration,
         timeout_s: target.timeout,
+        server_pid: target.server_pid,
     })
 }
 
@@ -233,12 +237,15 @@ fn run(args: &RunArgs) -> io::Result<ExitCode> {
         };
         let done = session.load(&set, args.load_connections, VectorForm::Base64, &progress)?;
         eprintln!(
-            "loaded {} memories at {:.0}/s, {:.0}/s until indexed; {} refused {:?}",
+            "loaded {} memories at {:.0}/s, {:.0}/s until indexed; {} refused {:?}; server CPU \
+             {:.1} s, then {:.1} s",
             done.stored,
             done.per_s(),
             done.settled_per_s(),
             done.refused,
-            done.refusals
+            done.refusals,
+            done.server_cpu_s.unwrap_or(0.0),
+            done.settled_cpu_s.unwrap_or(0.0)
         );
         loaded = Some(done);
     }

@@ -246,6 +246,8 @@ pub struct Outcome {
     pub intervals: Vec<Interval>,
     /// Arrivals that could not be sent.
     pub not_sent: u64,
+    /// Requests that were sent, warm-up included.
+    pub sent: u64,
     /// Bytes of answers, warm-up included.
     pub bytes_received: u64,
     /// Connections opened anew.
@@ -290,6 +292,7 @@ impl Outcome {
             lateness: histogram(),
             intervals: Vec::new(),
             not_sent: 0,
+            sent: 0,
             bytes_received: 0,
             reconnects: 0,
             failed_connects: 0,
@@ -313,6 +316,7 @@ impl Outcome {
         self.service.add(&thread.service).expect("all histograms have the same bounds");
         self.lateness.add(&thread.lateness).expect("all histograms have the same bounds");
         self.not_sent += thread.not_sent;
+        self.sent += thread.sent;
         self.bytes_received += thread.bytes_received;
         self.reconnects += thread.reconnects;
         self.failed_connects += thread.failed_connects;

@@ -18,7 +18,7 @@ This page is generated from the files of `bench/results` by `engram-bench pages`
 this. Each table says how to reproduce it. Latency is in microseconds. In an open loop it counts \
 from the moment at which a request should have been sent (no coordinated omission), in a closed \
 loop from the moment at which it was. \"not ok\" counts every request that did not end with \
-status 2xx. Figures of several servers stand in one table only where they come from one run on \
+status 2xx; \"server CPU\" is the server's computing time for each request. Figures of several servers stand in one table only where they come from one run on \
 one machine, side by side. See [how it is measured](method.md).
 ";
 
@@ -52,15 +52,15 @@ pub fn page(results: &[SessionResult]) -> String {
 
 fn push_table(group: &[&SessionResult], page: &mut String) {
     page.push_str(
-        "| server | run | answers/s | P50 | P90 | P99 | P99.9 | max | not ok |\n\
-         | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+        "| server | run | answers/s | P50 | P90 | P99 | P99.9 | max | not ok | server CPU |\n\
+         | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
     );
     for result in group {
         for step in &result.steps {
             let l = &step.latency_us;
             let _ = writeln!(
                 page,
-                "| {} | {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {} |",
+                "| {} | {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {} | {} |",
                 result.server,
                 step.name,
                 step.ok_per_s,
@@ -69,13 +69,14 @@ fn push_table(group: &[&SessionResult], page: &mut String) {
                 l.p99,
                 l.p999,
                 l.max,
-                step.not_ok
+                step.not_ok,
+                step.server_cpu_us.map_or(String::new(), |us| format!("{us:.0}"))
             );
             for (name, operation) in &step.operations {
                 let l = &operation.latency_us;
                 let _ = writeln!(
                     page,
-                    "| | – {name} | | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {} |",
+                    "| | – {name} | | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {} | |",
                     l.p50, l.p90, l.p99, l.p999, l.max, operation.not_ok
                 );
             }

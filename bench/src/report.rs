@@ -51,6 +51,15 @@ pub fn summary(result: &SessionResult) -> String {
             loaded.per_s(),
             loaded.settled_per_s()
         );
+        if let (Some(cpu_s), Some(settled_cpu_s)) = (loaded.server_cpu_s, loaded.settled_cpu_s) {
+            let each = |s: f64| s * 1e6 / loaded.stored.max(1) as f64;
+            let _ = write!(
+                text,
+                " That took {:.0} µs of the server's CPU time for each, and {:.0} µs after it.",
+                each(cpu_s),
+                each(settled_cpu_s)
+            );
+        }
         if loaded.refused > 0 {
             let _ = write!(text, " {} were refused.", loaded.refused);
         }

@@ -69,6 +69,9 @@ pub struct StepResult {
     /// Statuses and failures that are not 2xx.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub problems: BTreeMap<String, u64>,
+    /// CPU time of the server for each request that was sent, warm-up included.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub server_cpu_us: Option<f64>,
     /// Share of the time that the busiest client thread computed.
     pub client_busy: f64,
     /// How late requests left by the client's own fault, 99th percentile.
@@ -152,6 +155,7 @@ impl StepResult {
                 .map(|(name, operation)| (name, OperationResult::of(operation)))
                 .collect(),
             problems: problems(outcome),
+            server_cpu_us: None,
             client_busy: thousandth(outcome.client_busy),
             client_late_us_p99: tenth(micros(outcome.lateness.value_at_quantile(0.99))),
             spin: outcome.spin,
@@ -166,6 +170,9 @@ impl StepResult {
             "{:28} {:>9.0}/s  P50 {:.0}  P90 {:.0}  P99 {:.0}  P99.9 {:.0}  max {:.0} µs",
             self.name, self.ok_per_s, l.p50, l.p90, l.p99, l.p999, l.max
         );
+        if let Some(cpu_us) = self.server_cpu_us {
+            line.push_str(&format!("  server {cpu_us:.0} µs CPU a request"));
+        }
         if (self.items_per_s - self.ok_per_s).abs() > 1.0 {
             line.push_str(&format!("  ({:.0} items/s)", self.items_per_s));
         }

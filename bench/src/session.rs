@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use crate::dataset::{Dataset, Synthetic, VectorForm};
 use crate::http::{Connection, JSON};
 use crate::loader::{self, Loaded, Loading};
-use crate::machine::Machine;
+use crate::machine::{self, Machine};
 use crate::operations::Operation;
 use crate::outcome::Outcome;
 use crate::result::{SessionResult, StepResult};
@@ -40,6 +40,8 @@ pub struct Session {
     pub duration_s: Option<f64>,
     /// Seconds after which an answer is given up.
     pub timeout_s: f64,
+    /// Process of the server, where it runs on this machine: its CPU time is part of the result.
+    pub server_pid: Option<u32>,
 }
 
 /// A step with all that it recorded.
@@ -70,8 +72,15 @@ impl Session {
             for load in step.load.loads() {
                 let run = self.run(workload, step, load, recorded.len() as u64);
                 let began = SystemTime::now();
+                let cpu_before = self.server_pid.and_then(machine::cpu_ns);
                 let outcome = run::drive(&run, &operations)?;
-                let result = StepResult::of(&step_name(step, load), load, &outcome);
+                let cpu_after = self.server_pid.and_then(machine::cpu_ns);
+                let mut result = StepResult::of(&step_name(step, load), load, &outcome);
+                if let (Some(before), Some(after)) = (cpu_before, cpu_after) {
+                    let us = after.saturating_sub(before) as f64 / 1e3;
+                    result.server_cpu_us =
+                        Some((us / outcome.sent.max(1) as f64 * 10.0).round() / 10.0);
+                }
                 show(&result);
                 let sustained = is_sustained(&step.load, &result);
                 recorded.push(Recorded { result, outcome, began });
@@ -116,8 +125,15 @@ impl Session {
             vectors,
             cpu: self.cpus.first().copied(),
         };
+        let cpu_ns = || self.server_pid.and_then(machine::cpu_ns);
+        let seconds =
+            |from: Option<u64>, to: Option<u64>| Some(to?.saturating_sub(from?) as f64 / 1e9);
+        let before = cpu_ns();
         let mut loaded = loader::load(set, loading, progress)?;
-        loaded.settled_s = loader::settle(self.address, Duration::from_secs(600))?;
+        let stored = cpu_ns();
+        loaded.settled_s = loader::settle(self.address, Duration::from_secs(1800))?;
+        loaded.server_cpu_s = seconds(before, stored);
+        loaded.settled_cpu_s = seconds(stored, cpu_ns());
         Ok(loaded)
     }
 

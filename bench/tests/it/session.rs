@@ -47,6 +47,7 @@ fn session(address: std::net::SocketAddr) -> Session {
         seed: 3,
         duration_s: Some(0.1),
         timeout_s: 5.0,
+        server_pid: Some(std::process::id()),
     }
 }
 
@@ -128,6 +129,7 @@ fn a_session_gives_a_result_that_can_be_kept() {
     let read: SessionResult = serde_json::from_str(&result.to_text()).unwrap();
     assert_eq!(read.steps, result.steps);
     assert_eq!(read.steps[0].operations.len(), 2);
+    assert!(read.steps[0].server_cpu_us.unwrap() > 0.0, "the fake runs in this process");
 }
 
 #[test]
