@@ -2,9 +2,11 @@
 
 import json
 import os
+import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 
 import kubernetes_validate
@@ -189,6 +191,24 @@ def node(root, report):
     for doc, pod, _ in policy.pods(installer):
         for fault in policy.every_pod(doc, pod):
             report.check(False, f"seccomp: {fault}")
+        installs(report, pod["containers"][0]["args"][0])
+
+
+def installs(report, script):
+    """The installer's script writes the profile, on a node without any, and ends when told to."""
+    with tempfile.TemporaryDirectory() as folder:
+        profile, node = pathlib.Path(folder, "profile"), pathlib.Path(folder, "node")
+        profile.mkdir()
+        node.mkdir()
+        (profile / "engram.json").write_text("{}")
+        script = script.replace("/profile/", f"{profile}/").replace("/node/", f"{node}/")
+        process = subprocess.Popen(["sh", "-ec", script], stdout=subprocess.PIPE, text=True)
+        said = process.stdout.readline()
+        report.check(said == "installed profiles/engram.json\n", f"the installer says {said!r}")
+        copied = (node / "engram.json").read_text() == "{}"
+        report.check(copied and len(list(node.iterdir())) == 1, "the profile is not in its place")
+        process.terminate()
+        report.check(process.wait(5) == 0, "the installer does not end when told to")
 
 
 def collect(facts, docs, later):
