@@ -175,6 +175,11 @@ impl Auth {
         auth
     }
 
+    /// Whether any key is asked for.
+    pub fn is_required(&self) -> bool {
+        self.0.keys.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// These keys take the place of those before.
     pub fn replace(&self, keys: KeysFile) {
         *self.0.keys.lock().unwrap_or_else(PoisonError::into_inner) = Some(keys);

@@ -237,8 +237,14 @@ fn write_operations(out: &mut Exposition, sum: Sum<'_>) {
     out.family(Kind::Counter, name, help);
     let outcomes = || std::iter::once("ok").chain(Reason::all().map(Reason::name)).enumerate();
     for (index, route) in ROUTES.iter().enumerate() {
+        // Aliases of one path share a name, and so a sample.
+        if ROUTES[..index].iter().any(|other| other.name == route.name) {
+            continue;
+        }
         for (outcome, outcome_name) in outcomes() {
-            let count = sum(&|core| core.routes[index].outcomes[outcome].get());
+            let same = (0..ROUTES.len()).filter(|other| ROUTES[*other].name == route.name);
+            let counts = same.map(|other| sum(&|core| core.routes[other].outcomes[outcome].get()));
+            let count: u64 = counts.sum();
             if count > 0 {
                 let labels = [("operation", route.name), ("outcome", outcome_name)];
                 out.sample(name, &labels, count);

@@ -115,6 +115,7 @@ impl Server {
             drain: plan.drain,
             auth: plan.auth.clone(),
             metrics_guarded: plan.metrics_guarded,
+            local_names_only: plan.listen.ip().is_loopback() && !plan.auth.is_required(),
             ..Options::default()
         };
         let (address, cores) = (port.address(), stopper.clone());

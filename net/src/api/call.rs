@@ -46,6 +46,8 @@ pub struct Core<B> {
     pub guard: Guard,
     /// `/metrics` asks for a key as well.
     pub metrics_guarded: bool,
+    /// Requests must name this machine as `localhost` or by an address.
+    pub local_names_only: bool,
 }
 
 impl<B: Backend> Core<B> {

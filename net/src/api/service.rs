@@ -69,6 +69,7 @@ async fn answer_to<B: Backend>(
     operation: &mut Option<Operation>,
 ) -> Checked<Answered> {
     check_head(parts)?;
+    check_local(core, parts)?;
     if parts.method == Method::OPTIONS {
         return options(parts.uri.path());
     }
@@ -119,6 +120,28 @@ fn check_head(parts: &Parts) -> Checked<()> {
         return Err(Problem::new(Fault::ExpectationFailed, "the only expectation is 100-continue"));
     }
     Ok(())
+}
+
+/// Where only this machine is served, and nobody is asked for a key, a page of another site must not
+/// reach the server under a name of its own that leads here (DNS rebinding).
+fn check_local<B: Backend>(core: &Core<B>, parts: &Parts) -> Checked<()> {
+    let host =
+        parts.headers.get(header::HOST).map_or(b"localhost".as_slice(), |host| host.as_bytes());
+    if core.local_names_only && !is_local_name(host) {
+        let detail = "this server is for its own machine: address it as localhost or 127.0.0.1";
+        return Err(Problem::new(Fault::Forbidden, detail));
+    }
+    Ok(())
+}
+
+fn is_local_name(host: &[u8]) -> bool {
+    let Ok(host) = std::str::from_utf8(host) else { return false };
+    let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => host.split_once(':').map_or(host, |(name, _)| name),
+    };
+    let address: Result<std::net::IpAddr, _> = name.parse();
+    name.eq_ignore_ascii_case("localhost") || address.is_ok()
 }
 
 fn is_host(host: &[u8]) -> bool {

@@ -64,6 +64,9 @@ pub struct Options {
     pub auth: Auth,
     /// `/metrics` asks for a key that may read.
     pub metrics_guarded: bool,
+    /// Requests must name the server as `localhost` or by an address, not by another name: for a
+    /// listener on loopback without keys, which pages of other sites could reach otherwise.
+    pub local_names_only: bool,
 }
 
 impl Default for Options {
@@ -77,6 +80,7 @@ impl Default for Options {
             registry: Registry::default(),
             auth: Auth::default(),
             metrics_guarded: false,
+            local_names_only: false,
         }
     }
 }
@@ -126,6 +130,7 @@ pub async fn serve<B: Backend>(
         wait: options.wait,
         guard: Guard::new(options.auth.clone()),
         metrics_guarded: options.metrics_guarded,
+        local_names_only: options.local_names_only,
     };
     let shared = Rc::new(Shared {
         core: Rc::new(core),

@@ -376,7 +376,18 @@ fn metrics_pass_promtools_lint() {
     client.request("POST", "/api/v1/memories", r#"{"content":"x"}"#);
     client.request("POST", "/api/v1/memories", r#"{"contents":"x"}"#);
     client.get("/nothing");
+    client.get("/livez");
+    client.get("/health/live");
     let metrics = client.get("/metrics").text();
+    let mut samples: Vec<&str> = metrics
+        .lines()
+        .filter_map(|line| line.rsplit_once(' '))
+        .map(|(sample, _)| sample)
+        .collect();
+    let all = samples.len();
+    samples.sort_unstable();
+    samples.dedup();
+    assert_eq!(samples.len(), all, "no sample is there twice");
     for wanted in [
         "engram_http_requests_total{route=\"/api/v1/memories\",method=\"POST\",status=\"2xx\"} 1",
         "engram_http_requests_total{route=\"/api/v1/memories\",method=\"POST\",status=\"4xx\"} 1",

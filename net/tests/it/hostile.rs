@@ -454,3 +454,20 @@ fn a_flood_of_tiny_headers_is_cut_off() {
     assert!(answer.is_none_or(|answer| answer.status == 431));
     assert_eq!(server.client().get("/livez").status, 200);
 }
+
+#[test]
+fn a_page_of_another_site_cannot_reach_a_local_server_by_its_own_name() {
+    let server = Server::with(Options { local_names_only: true, ..Options::default() });
+    let mut client = server.client();
+    for (host, status) in [
+        ("localhost", 200),
+        ("LOCALHOST:8080", 200),
+        ("127.0.0.1:8080", 200),
+        ("[::1]:8080", 200),
+        ("evil.example", 403),
+        ("127.0.0.1.evil.example:8080", 403),
+    ] {
+        client.send(format!("GET /livez HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        assert_eq!(client.read_answer().status, status, "{host}");
+    }
+}
