@@ -16,6 +16,7 @@ mod server;
 
 pub use backend::{Backend, Phase, Readiness};
 pub use metrics::Registry;
+pub use server::descriptors::connections_per_core;
 pub use server::port::{BindError, Port};
 pub use server::serve::{Drained, Options, serve};
 pub use server::watch::Timeouts;

@@ -115,6 +115,7 @@ impl Server {
             drain: plan.drain,
             auth: plan.auth.clone(),
             metrics_guarded: plan.metrics_guarded,
+            connections_max: engram_net::connections_per_core(usize::from(shards)),
             local_names_only: plan.listen.ip().is_loopback() && !plan.auth.is_required(),
             ..Options::default()
         };

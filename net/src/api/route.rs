@@ -27,6 +27,7 @@ macro_rules! operations {
             name: $name,
             method: Method::$method,
             path: $path,
+            parameter: braces($path),
             query: &[$($parameter,)*],
             role: Role::$role,
         },)*];
@@ -86,6 +87,8 @@ pub struct Route {
     pub method: Method,
     /// Its path, with at most one parameter in braces.
     pub path: &'static str,
+    /// Where the parameter stands in it: bytes before and after the braces.
+    parameter: Option<(usize, usize)>,
     /// The parameters that its query may hold.
     pub query: &'static [&'static str],
     /// What a key must allow for it.
@@ -113,12 +116,11 @@ pub struct Matched<'a> {
 /// # Errors
 /// Where there is nothing at the path, or nothing with this method.
 pub fn find<'a>(method: &Method, path: &'a str) -> Checked<Matched<'a>> {
-    let mut at_path = ROUTES.iter().filter_map(|route| Some((route, matches(route.path, path)?)));
     let wanted = if method == Method::HEAD { &Method::GET } else { method };
-    let Some((operation, raw)) = at_path
-        .find(|(route, _)| route.method == *wanted)
-        .map(|(route, raw)| (route.operation, raw))
-    else {
+    let with_method = ROUTES.iter().filter(|route| route.method == *wanted);
+    let mut fitting =
+        with_method.filter_map(|route| Some((route.operation, matches(route, path)?)));
+    let Some((operation, raw)) = fitting.next() else {
         return Err(refusal(method, path));
     };
     let parameter = decoded(raw)
@@ -133,7 +135,7 @@ pub fn allowed(path: &str) -> String {
     let literal = ROUTES.iter().any(|route| route.path == path);
     let fits = |route: &&Route| match literal {
         true => route.path == path,
-        false => matches(route.path, path).is_some(),
+        false => matches(route, path).is_some(),
     };
     for route in ROUTES.iter().filter(fits) {
         methods.push(route.method.as_str());
@@ -158,14 +160,29 @@ fn refusal(method: &Method, path: &str) -> Box<Problem> {
     problem
 }
 
-/// The raw parameter, where the path fits the pattern.
-fn matches<'a>(pattern: &str, path: &'a str) -> Option<&'a str> {
-    let Some((before, rest)) = pattern.split_once('{') else {
-        return (pattern == path).then_some("");
+/// The raw parameter, where the path fits the route.
+fn matches<'a>(route: &Route, path: &'a str) -> Option<&'a str> {
+    let Some((before, after)) = route.parameter else {
+        return (route.path == path).then_some("");
     };
-    let (_, after) = rest.split_once('}').expect("patterns close their braces");
-    let raw = path.strip_prefix(before)?.strip_suffix(after)?;
+    let raw = path.strip_prefix(&route.path[..before])?;
+    let raw = raw.strip_suffix(&route.path[route.path.len() - after..])?;
     (!raw.is_empty() && !raw.contains('/')).then_some(raw)
+}
+
+/// Bytes before and after the braces of a path, known when this is compiled.
+const fn braces(path: &str) -> Option<(usize, usize)> {
+    let bytes = path.as_bytes();
+    let (mut at, mut before) = (0, None);
+    while at < bytes.len() {
+        match (bytes[at], before) {
+            (b'{', _) => before = Some(at),
+            (b'}', Some(before)) => return Some((before, bytes.len() - at - 1)),
+            _ => {}
+        }
+        at += 1;
+    }
+    None
 }
 
 #[cfg(test)]

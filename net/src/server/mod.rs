@@ -4,6 +4,7 @@
 //!
 //! *Not here*: what requests mean (`api`).
 
+pub mod descriptors;
 pub mod port;
 pub mod refused;
 pub mod reply;

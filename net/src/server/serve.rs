@@ -43,7 +43,7 @@ const LINGER: Duration = Duration::from_millis(500);
 const DISCARD_BYTES_MAX: usize = 4 << 20;
 const DISCARD_TIME: Duration = Duration::from_secs(2);
 /// Rest after accepting failed, for instance for want of descriptors.
-const ACCEPT_REST: Duration = Duration::from_millis(50);
+const ACCEPT_REST: Duration = Duration::from_millis(5);
 
 /// How one core serves.
 #[derive(Clone, Debug)]
@@ -149,7 +149,10 @@ async fn accept<B: Backend>(shared: Rc<Shared<B>>, listener: TcpListener) {
     loop {
         match listener.accept().await {
             Ok(stream) => admit(&shared, stream),
-            Err(_) => sleep(ACCEPT_REST).await,
+            Err(_) => {
+                shared.connections.make_room();
+                sleep(ACCEPT_REST).await;
+            }
         }
     }
 }
