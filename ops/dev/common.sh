@@ -86,7 +86,7 @@ wait_until() {
     shift
     until "$@" >/dev/null 2>&1; do
         [ $SECONDS -lt $deadline ] || return 1
-        sleep 0.1
+        sleep 0.02
     done
 }
 
