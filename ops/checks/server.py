@@ -212,6 +212,7 @@ class Server:
             for name in metrics_of(expression):
                 self.report.check(name in exposed, f"{where}: {name} is not exposed")
         self.labels(root, text)
+        self.values(root, text)
 
     def labels(self, root, text):
         """A matcher on a label that the metric lacks would silently match nothing."""
@@ -223,6 +224,20 @@ class Server:
                 used = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers)) - {"instance", "job"}
                 missing = used - exposed.get(name, set())
                 self.report.check(not missing, f"{where}: {name} has no label {missing}")
+
+    def values(self, root, text):
+        """A matcher on a value that the server never gives would silently match nothing, either.
+
+        Series of refusals start with the first one, so their codes are looked up in the contract.
+        """
+        _, contract = self.get("/openapi.json")
+        for where, expression in [*expressions(root), *alert_expressions(root)]:
+            pairs = re.findall(r'(outcome|route|reason|status)\s*(?:=~|!=|=)\s*"([^"]*)"', expression)
+            for label, pattern in pairs:
+                for value in pattern.split("|"):
+                    given = f'{label}="{value}"' in text or f'"{value}"' in contract
+                    given = given or (label, value) == ("status", "5xx")
+                    self.report.check(given, f"{where}: {label} is never {value}")
 
     def section_prometheus(self, root):
         """Every expression of a dashboard gives something from a Prometheus that scrapes the server."""
