@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod cgroups;
+mod findings;
 mod fixture;
 mod lists;
 mod placements;

@@ -179,3 +179,21 @@ fn the_same_machine_is_placed_the_same_way() {
         assert_eq!(place(case).unwrap(), place(case).unwrap());
     }
 }
+
+/// hwloc's own export of a shape is the XML that `lstopo` writes on a machine of that shape.
+#[test]
+fn a_machine_in_xml_is_the_machine_in_synthetic_notation() {
+    for shape in [DESKTOP, EPYC, XEON, CLOUD] {
+        let builder = hwlocality::Topology::builder().from_synthetic(shape).unwrap();
+        let topology = builder.build().unwrap();
+        let xml = topology.export_xml(hwlocality::topology::export::xml::XMLExportFlags::empty());
+        let from_xml = Layout::from_xml(xml.unwrap().as_ref()).unwrap();
+        assert_eq!(from_xml, Layout::from_synthetic(shape).unwrap(), "{shape}");
+    }
+}
+
+#[test]
+fn what_is_no_topology_is_refused() {
+    assert!(Layout::from_xml("<topology").is_err());
+    assert!(Layout::from_synthetic("core:many").is_err());
+}

@@ -12,7 +12,10 @@ const DIRECTIONS: [(&str, &[&str]); 6] = [
     ("engram-platform", &[]),
     ("engram-shards", &["engram-engine", "engram-platform"]),
     ("engram-net", &["engram-engine"]),
-    ("engram", &["engram-engine", "engram-net", "engram-platform", "engram-shards"]),
+    (
+        "engram",
+        &["engram-bench", "engram-engine", "engram-net", "engram-platform", "engram-shards"],
+    ),
     ("engram-bench", &["engram-engine"]),
 ];
 
