@@ -27,13 +27,14 @@ use crate::text::{fold, for_each_word, hash_bytes};
 pub use compiled::Compiled;
 use compiled::{Group, Key, Range, Test, Values};
 use interner::Interner;
-use nodes::NodeSet;
-use value::{Coded, Found, Tag, for_each_value, time_of};
+use nodes::{NodeSet, NodeSets};
+use value::{Coded, Entry, Found, Posted, Tag, for_each_value, time_of};
 
 /// The key of the time at which a memory was made.
 pub const CREATED_AT: &str = "created_at";
 /// The key of the time from which on a memory does not exist.
 pub const EXPIRES_AT: &str = "expires_at";
+const _: () = assert!(limits::METADATA_KEYS_PER_SPACE_MAX < Entry::KEYS_MAX as usize);
 /// Most entries of the line of numbers that are counted for an estimate.
 const PLACES_COUNTED_MAX: usize = 16_384;
 
@@ -47,7 +48,8 @@ pub struct MetadataIndex {
     /// Nodes by the hash of their id.
     ids: HashTable<NodeIx>,
     /// Who has which string or boolean under which key.
-    postings: HashMap<(u32, Coded), NodeSet>,
+    postings: HashMap<Posted, NodeSet>,
+    sets: NodeSets,
     /// Numbers and times in order.
     places: BTreeSet<Place>,
 }
@@ -56,12 +58,6 @@ pub struct MetadataIndex {
 struct Row {
     id_hash: u64,
     entries: Box<[Entry]>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Entry {
-    key: u32,
-    value: Coded,
 }
 
 /// A number or time under a key, and who has it.
@@ -227,9 +223,8 @@ impl MetadataIndex {
     /// Bytes by part.
     pub fn memory_bytes(&self) -> [(&'static str, u64); 1] {
         let rows = self.rows.iter().flatten().map(|row| size_of_val(&*row.entries)).sum::<usize>();
-        let sets = self.postings.values().map(NodeSet::heap_bytes).sum::<usize>();
         let bytes = rows
-            + sets
+            + self.sets.memory_bytes()
             + self.rows.capacity() * size_of::<Option<Row>>()
             + self.ids.allocation_size()
             + self.postings.allocation_size()
@@ -252,7 +247,7 @@ impl MetadataIndex {
     ) -> Box<[Entry]> {
         let mut found: Vec<Entry> = Vec::new();
         let mut push = |path: &str, value: Coded| {
-            found.push(Entry { key: self.keys.acquire(path), value });
+            found.push(Entry::new(self.keys.acquire(path), value));
         };
         push(CREATED_AT, Coded::time(created_at));
         if let Some(expires_at) = expires_at {
@@ -277,6 +272,7 @@ impl MetadataIndex {
         found.into()
     }
 
+    /// What stands twice, and the mark that something is there where a scalar says so already.
     fn release_repeats(&mut self, sorted: &mut Vec<Entry>) {
         let (keys, strings) = (&mut self.keys, &mut self.strings);
         sorted.dedup_by(|next, kept| {
@@ -286,25 +282,33 @@ impl MetadataIndex {
             }
             repeat
         });
+        let mut at = 0;
+        while at + 1 < sorted.len() {
+            let (this, next) = (sorted[at], sorted[at + 1]);
+            if this.value() == Coded::PRESENT && this.key() == next.key() {
+                release(keys, strings, sorted.remove(at));
+            }
+            at += 1;
+        }
     }
 
-    fn post(&mut self, node: NodeIx, Entry { key, value }: Entry) {
-        if let Some(at) = value.place() {
-            self.places.insert(Place { key, node, at });
-        } else if value != Coded::PRESENT {
-            let set = self.postings.entry((key, value)).or_insert(NodeSet::One(node));
-            set.insert(node);
+    fn post(&mut self, node: NodeIx, entry: Entry) {
+        if let Some(at) = entry.value().place() {
+            self.places.insert(Place { key: entry.key(), node, at });
+        } else if let Some(posted) = entry.posted() {
+            let set = self.postings.entry(posted).or_insert(NodeSet::One(node));
+            self.sets.insert(set, node);
         }
     }
 
     fn unpost(&mut self, node: NodeIx, entry: Entry) {
-        let Entry { key, value } = entry;
-        if let Some(at) = value.place() {
-            self.places.remove(&Place { key, node, at });
-        } else if let Some(set) = self.postings.get_mut(&(key, value))
-            && set.remove(node)
+        if let Some(at) = entry.value().place() {
+            self.places.remove(&Place { key: entry.key(), node, at });
+        } else if let Some(posted) = entry.posted()
+            && let Some(&set) = self.postings.get(&posted)
+            && self.sets.remove(set, node)
         {
-            self.postings.remove(&(key, value));
+            self.postings.remove(&posted);
         }
         release(&mut self.keys, &mut self.strings, entry);
     }
@@ -362,8 +366,12 @@ impl MetadataIndex {
     fn held(&self, key: u32, code: Coded) -> Option<usize> {
         match code.place() {
             Some(at) => self.counted(key, (at, at)),
-            None => Some(self.postings.get(&(key, code)).map_or(0, NodeSet::count)),
+            None => Some(self.holders(key, code).map_or(0, |set| self.sets.count(set))),
         }
+    }
+
+    fn holders(&self, key: u32, code: Coded) -> Option<NodeSet> {
+        self.postings.get(&Entry::new(key, code).posted()?).copied()
     }
 
     fn counted(&self, key: u32, ends: (f64, f64)) -> Option<usize> {
@@ -421,8 +429,8 @@ impl MetadataIndex {
         match code.place() {
             Some(at) => nodes.extend(self.places_within(key, (at, at))),
             None => {
-                if let Some(set) = self.postings.get(&(key, code)) {
-                    set.append_to(nodes);
+                if let Some(set) = self.holders(key, code) {
+                    self.sets.append(set, nodes);
                 }
             }
         }
@@ -434,9 +442,9 @@ fn hash_in(rows: &[Option<Row>], node: NodeIx) -> u64 {
 }
 
 fn release(keys: &mut Interner, strings: &mut Interner, entry: Entry) {
-    keys.release(entry.key);
-    if entry.value.tag == Tag::Text {
-        strings.release(entry.value.string_number());
+    keys.release(entry.key());
+    if entry.value().tag == Tag::Text {
+        strings.release(entry.value().string_number());
     }
 }
 
@@ -474,13 +482,13 @@ impl<'a> Walk<'a> {
         let number = if self.fresh { key.number } else { self.index.keys.find(&key.name) };
         let entries = match number {
             Some(number) => {
-                let start = self.row.entries.partition_point(|entry| entry.key < number);
-                let length = self.row.entries[start..].partition_point(|e| e.key == number);
+                let start = self.row.entries.partition_point(|entry| entry.key() < number);
+                let length = self.row.entries[start..].partition_point(|e| e.key() == number);
                 &self.row.entries[start..start + length]
             }
             None => &[],
         };
-        entries.iter().map(|entry| entry.value)
+        entries.iter().map(|entry| entry.value())
     }
 
     fn is_one_of(&self, value: Coded, values: &Values) -> bool {

@@ -31,8 +31,11 @@ pub enum Tag {
     Time,
 }
 
+const TAGS: [Tag; 7] =
+    [Tag::Present, Tag::Boolean, Tag::Integer, Tag::Unsigned, Tag::Float, Tag::Text, Tag::Time];
+
 /// A tag and its word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Coded {
     /// What the word means.
     pub tag: Tag,
@@ -100,6 +103,47 @@ impl Coded {
             Tag::Float | Tag::Time => Some(f64::from_bits(self.word)),
             Tag::Present | Tag::Boolean | Tag::Text => None,
         }
+    }
+}
+
+/// A key and what a memory has under it, in twelve bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// Number of the key, above the tag.
+    key_and_tag: u32,
+    high: u32,
+    low: u32,
+}
+
+/// What the postings go by: a key and the string or boolean under it.
+pub type Posted = u64;
+
+impl Entry {
+    /// Most keys that an entry can tell apart.
+    pub const KEYS_MAX: u32 = 1 << 24;
+
+    /// Packs a key's number and a value.
+    pub fn new(key: u32, value: Coded) -> Self {
+        assert!(key < Self::KEYS_MAX, "the bound on keys leaves room for the tag");
+        let (high, low) = ((value.word >> 32) as u32, value.word as u32);
+        Self { key_and_tag: key << 8 | value.tag as u32, high, low }
+    }
+
+    /// Number of the key.
+    pub fn key(self) -> u32 {
+        self.key_and_tag >> 8
+    }
+
+    /// The value.
+    pub fn value(self) -> Coded {
+        let tag = TAGS[(self.key_and_tag & 0xFF) as usize];
+        Coded { tag, word: u64::from(self.high) << 32 | u64::from(self.low) }
+    }
+
+    /// Under which postings a memory with this entry stands, if it is a string or a boolean.
+    pub fn posted(self) -> Option<Posted> {
+        let by_value = matches!(self.value().tag, Tag::Boolean | Tag::Text);
+        by_value.then_some(u64::from(self.key_and_tag) << 32 | u64::from(self.low))
     }
 }
 
