@@ -235,6 +235,7 @@ impl Shard {
             );
             return Err(Rejection::at(Code::LimitExceeded, "/metadata", detail));
         }
+        self.space(name)?.metadata.admit(&metadata)?;
         put.content = patch.content.unwrap_or(put.content);
         put.embedding = patch.embedding.unwrap_or(put.embedding);
         put.confidence = patch.confidence.unwrap_or(put.confidence);

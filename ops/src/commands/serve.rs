@@ -55,7 +55,7 @@ pub struct Settings {
     /// Number of shards [default: one for each physical core, less with a CPU quota]
     #[arg(long, value_name = "COUNT")]
     shards: Option<u16>,
-    /// Memory that the process may use, such as 8GiB [default: 80 % of what there is]
+    /// Memory to stay within, such as 8GiB; sizes the cache [default: 80 % of what there is]
     #[arg(long, value_name = "BYTES", value_parser = units::bytes)]
     memory_limit: Option<u64>,
     /// When writes are answered where the request does not say

@@ -85,3 +85,18 @@ fn a_directory_is_loaded_and_exported_without_a_server() {
     };
     assert_eq!(sorted(stdout(&copied)), sorted(stdout(&exported)));
 }
+
+/// One shard that could not start left the others waiting for it, and the process with them.
+#[test]
+fn a_shard_that_cannot_start_ends_the_server_with_its_reason() {
+    let folder = Folder::new();
+    let directory = folder.0.join("data");
+    assert_eq!(Server::start(&directory, &["--shards", "2"]).terminate(), Some(0));
+    let log = directory.join("generation-000001/shard-0001/0000000001.log");
+    std::fs::create_dir(&log).expect("a folder can take the place of the log");
+    let shown = directory.display().to_string();
+    let ended = run(&["serve", "--listen", "127.0.0.1:0", "--data-dir", &shown]);
+    assert_eq!(ended.status.code(), Some(1));
+    let said = stderr(&ended);
+    assert!(said.contains("shard-0001/0000000001.log"), "{said}");
+}
