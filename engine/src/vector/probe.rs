@@ -186,7 +186,8 @@ impl Probe {
             Accept::All => (live, 0),
             Accept::Where { estimate, .. } => {
                 let accepted = estimate.clamp(1, live.max(1));
-                let walk = self.ef.saturating_mul(COMPARED_PER_POINT).saturating_mul(live);
+                let points = self.ef_where(scope);
+                let walk = points.saturating_mul(COMPARED_PER_POINT).saturating_mul(live);
                 (accepted + nodes / TESTS_PER_COMPARISON, walk / accepted)
             }
         };
@@ -238,7 +239,7 @@ impl Probe {
         if self.cursor < index.image.queue.end_turn() {
             return;
         }
-        self.enter(index, !matches!(scope.accept, Accept::All));
+        self.enter(index, scope, !scope.accept.is_all());
     }
 
     fn compare_queue(&mut self, index: &VectorIndex, scope: &Scope<'_>, left: &mut usize) {
@@ -268,19 +269,20 @@ impl Probe {
     }
 
     /// Goes down to the base layer, where the walk starts.
-    fn enter(&mut self, index: &VectorIndex, only_some: bool) {
+    fn enter(&mut self, index: &VectorIndex, scope: &Scope<'_>, only_some: bool) {
         let image = &index.image;
         if image.graph.is_empty() {
             self.phase = Phase::Done;
             return;
         }
         let (near, _) = image.graph.descend(&index.codec, &image.vectors, &self.query, 0);
+        let dead = image.graves.len();
+        let spare = (2 * self.ef * dead).div_ceil(image.linked() + dead);
+        let width = if only_some { self.ef_where(scope) } else { self.ef + spare };
         let beam = self.beam.get_or_insert_default();
         self.compared += beam.compared;
         let points = image.graph.layers[0].len();
-        let dead = image.graves.len();
-        let spare = (2 * self.ef * dead).div_ceil(image.linked() + dead);
-        beam.start(points, if only_some { self.ef } else { self.ef + spare });
+        beam.start(points, width);
         if only_some {
             beam.enter_where(near);
             self.phase = Phase::WalkWhere;
@@ -288,6 +290,12 @@ impl Probe {
             beam.enter(near);
             self.phase = Phase::Walk;
         }
+    }
+
+    /// How many accepted points a walk keeps: fewer, where it also goes through others, which widen
+    /// it.
+    fn ef_where(&self, scope: &Scope<'_>) -> usize {
+        if scope.accept.is_all() { self.ef } else { (self.ef / 2).max(self.k) }
     }
 
     fn walk(&mut self, index: &VectorIndex, scope: &Scope<'_>, left: &mut usize) {
@@ -301,7 +309,7 @@ impl Probe {
         self.collect(index, scope);
         let wanted = self.k.min(index.image.linked());
         if self.found.len() < wanted {
-            self.enter(index, true);
+            self.enter(index, scope, true);
             return;
         }
         self.end_walk(index, scope);
