@@ -41,83 +41,112 @@ const fn described(
 
 const EMPTY: &str = "";
 
-fn describe(operation: Operation) -> Described {
-    match operation {
-        Operation::StoreMemory => {
-            described("Store one memory.", Some("NewMemory"), &[(201, "Stored")])
-        }
-        Operation::ListMemories => described("Page through memories.", None, &[(200, "Page")]),
-        Operation::StoreBatch => described(
-            "Store many memories: an array, or a stream of lines with one verdict a line.",
+/// The same order as the table of routes.
+const DESCRIBED: &[(Operation, Described)] = &[
+    (Operation::StoreMemory, described("Store one memory.", Some("NewMemory"), &[(201, "Stored")])),
+    (Operation::ListMemories, described("Page through memories.", None, &[(200, "Page")])),
+    (
+        Operation::StoreBatch,
+        described(
+            "Store many memories: an array, or lines with one verdict each.",
             Some("NewMemories"),
             &[(200, "Verdicts")],
         ),
-        Operation::PutMemory => described(
-            "Create or replace one memory; an `id` in the body must be that of the path.",
+    ),
+    (
+        Operation::PutMemory,
+        described(
+            "Create or replace one memory; an id in the body must be that of the path.",
             Some("PutMemory"),
             &[(200, "Stored"), (201, "Stored")],
         ),
-        Operation::GetMemory => described("Read one memory.", None, &[(200, "Memory")]),
-        Operation::PatchMemory => described(
+    ),
+    (Operation::GetMemory, described("Read one memory.", None, &[(200, "Memory")])),
+    (
+        Operation::PatchMemory,
+        described(
             "Change one memory by a JSON merge patch (RFC 7396).",
             Some("Patch"),
             &[(200, "Memory")],
         ),
-        Operation::DeleteMemory => described("Forget one memory for good.", None, &[(204, EMPTY)]),
-        Operation::GetLinks => described("Links of one memory.", None, &[(200, "Links")]),
-        Operation::Count => {
-            described("Exact count under a filter.", Some("Count"), &[(200, "Counted")])
-        }
-        Operation::PutLinks => {
-            described("Write links, one or many.", Some("NewLinks"), &[(200, "Linked")])
-        }
-        Operation::DeleteLinks => described("Remove links.", Some("LinkNames"), &[(204, EMPTY)]),
-        Operation::Recall => described(
+    ),
+    (Operation::DeleteMemory, described("Forget one memory for good.", None, &[(204, EMPTY)])),
+    (Operation::GetLinks, described("Links of one memory.", None, &[(200, "Links")])),
+    (
+        Operation::Count,
+        described("Exact count under a filter.", Some("Count"), &[(200, "Counted")]),
+    ),
+    (
+        Operation::PutLinks,
+        described("Write links, one or many.", Some("NewLinks"), &[(200, "Linked")]),
+    ),
+    (Operation::DeleteLinks, described("Remove links.", Some("LinkNames"), &[(204, EMPTY)])),
+    (
+        Operation::Recall,
+        described(
             "Recall by spreading activation from cues.",
             Some("Recall"),
             &[(200, "Recalled")],
         ),
-        Operation::RecallBatch => {
-            described("Several recalls at once.", Some("Recalls"), &[(200, "RecalledBatch")])
-        }
-        Operation::Reinforce => described("Say what was useful.", None, &[]),
-        Operation::Forget => {
-            described("Forget many memories.", Some("Forget"), &[(200, "Forgotten")])
-        }
-        Operation::StartConsolidation => described("Start a consolidation.", None, &[]),
-        Operation::ListConsolidations => described("Consolidations.", None, &[]),
-        Operation::GetConsolidation => described("One consolidation.", None, &[]),
-        Operation::UndoConsolidation => described("Undo a consolidation.", None, &[]),
-        Operation::ListSpaces => described("Spaces.", None, &[(200, "Spaces")]),
-        Operation::GetSpace => described("One space.", None, &[(200, "Space")]),
-        Operation::PutSpace => described(
+    ),
+    (
+        Operation::RecallBatch,
+        described("Several recalls at once.", Some("Recalls"), &[(200, "RecalledBatch")]),
+    ),
+    (Operation::Reinforce, described("Say what was useful.", None, &[])),
+    (Operation::Forget, described("Forget many memories.", Some("Forget"), &[(200, "Forgotten")])),
+    (Operation::StartConsolidation, described("Start a consolidation.", None, &[])),
+    (Operation::ListConsolidations, described("Consolidations.", None, &[])),
+    (Operation::GetConsolidation, described("One consolidation.", None, &[])),
+    (Operation::UndoConsolidation, described("Undo a consolidation.", None, &[])),
+    (Operation::ListSpaces, described("Spaces.", None, &[(200, "Spaces")])),
+    (Operation::GetSpace, described("One space.", None, &[(200, "Space")])),
+    (
+        Operation::PutSpace,
+        described(
             "Create a space, or change what may change.",
             Some("SpaceConfig"),
             &[(200, "Space")],
         ),
-        Operation::DeleteSpace => {
-            described("Forget a space with all that is in it.", None, &[(204, EMPTY)])
-        }
-        Operation::StartSnapshot => described("Make a snapshot.", None, &[]),
-        Operation::ListSnapshots => described("Snapshots.", None, &[]),
-        Operation::GetSnapshot => described("One snapshot.", None, &[]),
-        Operation::PutSnapshot => described("Make a snapshot of that name.", None, &[]),
-        Operation::DeleteSnapshot => described("Delete a snapshot.", None, &[]),
-        Operation::Stats => described("Counts of the whole server.", None, &[(200, "Stats")]),
-        Operation::Topology => described("Which shard sits where.", None, &[(200, "AnyObject")]),
-        Operation::Live | Operation::LiveAlias => {
-            described("The process answers.", None, &[(200, "AnyObject")])
-        }
-        Operation::Ready | Operation::ReadyAlias => {
-            described("Whether traffic should come.", None, &[(200, "Health"), (503, "Health")])
-        }
-        Operation::Startup | Operation::StartupAlias => {
-            described("Whether recovery is over.", None, &[(200, "Health"), (503, "Health")])
-        }
-        Operation::Metrics => described("Metrics for Prometheus.", None, &[(200, "text/plain")]),
-        Operation::OpenApi => described("This document.", None, &[(200, "AnyObject")]),
-        Operation::Console => described("The console page.", None, &[(200, "text/html")]),
-    }
+    ),
+    (
+        Operation::DeleteSpace,
+        described("Forget a space with all that is in it.", None, &[(204, EMPTY)]),
+    ),
+    (Operation::StartSnapshot, described("Make a snapshot.", None, &[])),
+    (Operation::ListSnapshots, described("Snapshots.", None, &[])),
+    (Operation::GetSnapshot, described("One snapshot.", None, &[])),
+    (Operation::PutSnapshot, described("Make a snapshot of that name.", None, &[])),
+    (Operation::DeleteSnapshot, described("Delete a snapshot.", None, &[])),
+    (Operation::Stats, described("Counts of the whole server.", None, &[(200, "Stats")])),
+    (Operation::Topology, described("Which shard sits where.", None, &[(200, "AnyObject")])),
+    (Operation::Live, described("The process answers.", None, &[(200, "AnyObject")])),
+    (
+        Operation::Ready,
+        described("Whether traffic should come.", None, &[(200, "Health"), (503, "Health")]),
+    ),
+    (
+        Operation::Startup,
+        described("Whether recovery is over.", None, &[(200, "Health"), (503, "Health")]),
+    ),
+    (Operation::LiveAlias, described("The process answers.", None, &[(200, "AnyObject")])),
+    (
+        Operation::ReadyAlias,
+        described("Whether traffic should come.", None, &[(200, "Health"), (503, "Health")]),
+    ),
+    (
+        Operation::StartupAlias,
+        described("Whether recovery is over.", None, &[(200, "Health"), (503, "Health")]),
+    ),
+    (Operation::Metrics, described("Metrics for Prometheus.", None, &[(200, "text/plain")])),
+    (Operation::OpenApi, described("This document.", None, &[(200, "AnyObject")])),
+    (Operation::Console, described("The console page.", None, &[(200, "text/html")])),
+];
+
+fn describe(operation: Operation) -> &'static Described {
+    let (of, described) = &DESCRIBED[operation as usize];
+    assert_eq!(*of, operation, "descriptions are in the order of routes");
+    described
 }
 
 fn build() -> Value {
@@ -159,7 +188,7 @@ fn is_offered(operation: Operation) -> bool {
 fn operation(route: &Route) -> Value {
     let Described { summary, body, answers } = describe(route.operation);
     let mut responses = Map::new();
-    for (status, schema) in answers {
+    for (status, schema) in *answers {
         responses.insert(status.to_string(), answer(*status, schema));
     }
     for class in ["4XX", "5XX"] {

@@ -338,209 +338,188 @@ fn count() -> Value {
     json!({"type": "integer", "minimum": 0})
 }
 
+fn boolean() -> Value {
+    json!({"type": "boolean"})
+}
+
+fn number() -> Value {
+    json!({"type": "number"})
+}
+
+fn string() -> Value {
+    json!({"type": "string"})
+}
+
+fn list(items: Value) -> Value {
+    json!({"type": "array", "items": items})
+}
+
+fn list_of(schema: &str) -> Value {
+    list(reference(schema))
+}
+
+fn code() -> Value {
+    json!({"enum": Reason::all().map(Reason::name).collect::<Vec<_>>()})
+}
+
+/// An object with these fields, all of one schema.
+fn all_of_kind(names: &[&str], schema: &Value) -> Value {
+    let fields: Vec<(&str, Value)> = names.iter().map(|name| (*name, schema.clone())).collect();
+    answer(&fields, &[])
+}
+
 fn answers() -> Map<String, Value> {
-    let boolean = json!({"type": "boolean"});
-    let number = json!({"type": "number"});
-    let string = json!({"type": "string"});
-    let list = |schema: &str| json!({"type": "array", "items": reference(schema)});
-    let codes: Vec<&str> = Reason::all().map(Reason::name).collect();
-    let memory: Vec<(&str, Value)> = vec![
+    let mut answers = answers_on_memories();
+    answers.extend(answers_on_links());
+    answers.extend(answers_on_recalls());
+    answers.extend(answers_on_the_server());
+    answers
+}
+
+/// What each memory is read back with.
+fn memory_always() -> Vec<(&'static str, Value)> {
+    vec![
         ("id", reference("MemoryId")),
-        ("confidence", nullable(number.clone())),
+        ("confidence", nullable(number())),
         ("created_at", time()),
         ("updated_at", time()),
         ("expires_at", nullable(time())),
         ("tier", reference("Tier")),
-    ];
-    let parts: Vec<(&str, Value)> = vec![
-        ("content", nullable(string.clone())),
+    ]
+}
+
+/// What it is read back with where it was asked for.
+fn memory_sometimes() -> Vec<(&'static str, Value)> {
+    vec![
+        ("content", nullable(string())),
         ("metadata", reference("Metadata")),
-        ("embedding", nullable(json!({"type": "array", "items": {"type": "number"}}))),
-        ("links", list("Link")),
+        ("embedding", nullable(list(number()))),
+        ("links", list_of("Link")),
+    ]
+}
+
+fn answers_on_memories() -> Map<String, Value> {
+    let page = [("memories", list_of("Memory")), ("next_cursor", nullable(string()))];
+    let stored = [
+        ("id", reference("MemoryId")),
+        ("created", boolean()),
+        ("created_at", time()),
+        ("durable", boolean()),
     ];
-    let breakdown: Vec<(&str, Value)> = ["semantic", "lexical", "activation", "recency"]
-        .into_iter()
-        .map(|part| (part, number.clone()))
-        .collect();
-    let mut recalled_memory = memory.clone();
-    recalled_memory.extend([
-        ("score", number.clone()),
-        ("score_breakdown", answer(&breakdown, &[])),
+    let verdict = [("index", count()), ("status", count())];
+    let verdict_sometimes = [
+        ("id", reference("MemoryId")),
+        ("durable", boolean()),
+        ("code", code()),
+        ("detail", string()),
+        ("pointer", string()),
+    ];
+    let verdicts = [
+        ("stored", count()),
+        ("refused", count()),
+        ("durable", boolean()),
+        ("verdicts", list_of("Verdict")),
+    ];
+    named(vec![
+        ("Memory", answer(&memory_always(), &memory_sometimes())),
+        ("Page", answer(&page, &[])),
+        ("Stored", answer(&stored, &[])),
+        ("Verdict", answer(&verdict, &verdict_sometimes)),
+        ("Verdicts", answer(&verdicts, &[])),
+        ("Counted", answer(&[("count", count())], &[])),
+        ("Forgotten", answer(&[("forgotten", count()), ("dry_run", boolean())], &[])),
+    ])
+}
+
+fn answers_on_links() -> Map<String, Value> {
+    let link = [
+        ("from", reference("MemoryId")),
+        ("to", reference("MemoryId")),
+        ("weight", number()),
+        ("kind", reference("LinkKind")),
+        ("automatic", boolean()),
+        ("live", boolean()),
+    ];
+    let linked = [("linked", count()), ("refused", count()), ("durable", boolean())];
+    named(vec![
+        ("Link", answer(&link, &[])),
+        ("Links", answer(&[("links", list_of("Link"))], &[])),
+        ("Linked", answer(&linked, &[("refusals", list_of("Verdict"))])),
+    ])
+}
+
+fn answers_on_recalls() -> Map<String, Value> {
+    let parts = ["semantic", "lexical", "activation", "recency"];
+    let visited = ["memories", "links", "shards", "messages"];
+    let mut memory = memory_always();
+    memory.extend([
+        ("score", number()),
+        ("score_breakdown", all_of_kind(&parts, &number())),
         ("hops", count()),
     ]);
-    let mut recalled_parts = parts.clone();
-    recalled_parts.push(("path", list("Step")));
-    let visited: Vec<(&str, Value)> = ["memories", "links", "shards", "messages"]
-        .into_iter()
-        .map(|part| (part, count()))
-        .collect();
-    let durable = ("durable", boolean.clone());
+    let mut memory_parts = memory_sometimes();
+    memory_parts.push(("path", list_of("Step")));
+    let step = [("id", reference("MemoryId")), ("activation", number())];
+    let step_sometimes = [("kind", string()), ("weight", number()), ("term", string())];
+    let recalled = [
+        ("memories", list_of("RecalledMemory")),
+        ("truncated", boolean()),
+        ("took_us", count()),
+        ("visited", all_of_kind(&visited, &count())),
+    ];
+    let phase = answer(&[("name", string()), ("took_us", count())], &[]);
+    let refused = answer(&[("error", reference("Problem"))], &[]);
+    let result = json!({"oneOf": [reference("Recalled"), refused]});
     named(vec![
-        (
-            "Problem",
-            answer(
-                &[
-                    ("type", string.clone()),
-                    ("title", string.clone()),
-                    ("status", count()),
-                    ("detail", string.clone()),
-                    ("code", json!({"enum": codes})),
-                ],
-                &[(
-                    "errors",
-                    json!({"type": "array", "items": answer(
-                &[("pointer", string.clone()), ("detail", string.clone())], &[])}),
-                )],
-            ),
-        ),
-        ("Memory", answer(&memory, &parts)),
-        (
-            "Page",
-            answer(&[("memories", list("Memory")), ("next_cursor", nullable(string.clone()))], &[]),
-        ),
-        (
-            "Stored",
-            answer(
-                &[
-                    ("id", reference("MemoryId")),
-                    ("created", boolean.clone()),
-                    ("created_at", time()),
-                    durable.clone(),
-                ],
-                &[],
-            ),
-        ),
-        (
-            "Verdict",
-            answer(
-                &[("index", count()), ("status", count())],
-                &[
-                    ("id", reference("MemoryId")),
-                    durable.clone(),
-                    ("code", json!({"enum": codes})),
-                    ("detail", string.clone()),
-                    ("pointer", string.clone()),
-                ],
-            ),
-        ),
-        (
-            "Verdicts",
-            answer(
-                &[
-                    ("stored", count()),
-                    ("refused", count()),
-                    durable.clone(),
-                    ("verdicts", list("Verdict")),
-                ],
-                &[],
-            ),
-        ),
-        (
-            "Link",
-            answer(
-                &[
-                    ("from", reference("MemoryId")),
-                    ("to", reference("MemoryId")),
-                    ("weight", number.clone()),
-                    ("kind", reference("LinkKind")),
-                    ("automatic", boolean.clone()),
-                    ("live", boolean.clone()),
-                ],
-                &[],
-            ),
-        ),
-        ("Links", answer(&[("links", list("Link"))], &[])),
-        (
-            "Linked",
-            answer(
-                &[("linked", count()), ("refused", count()), durable],
-                &[("refusals", list("Verdict"))],
-            ),
-        ),
-        ("Counted", answer(&[("count", count())], &[])),
-        ("Forgotten", answer(&[("forgotten", count()), ("dry_run", boolean.clone())], &[])),
-        (
-            "Step",
-            answer(
-                &[("id", reference("MemoryId")), ("activation", number.clone())],
-                &[("kind", string.clone()), ("weight", number.clone()), ("term", string.clone())],
-            ),
-        ),
-        ("RecalledMemory", answer(&recalled_memory, &recalled_parts)),
-        (
-            "Recalled",
-            answer(
-                &[
-                    ("memories", list("RecalledMemory")),
-                    ("truncated", boolean.clone()),
-                    ("took_us", count()),
-                    ("visited", answer(&visited, &[])),
-                ],
-                &[(
-                    "phases",
-                    json!({"type": "array", "items": answer(
-                &[("name", string.clone()), ("took_us", count())], &[])}),
-                )],
-            ),
-        ),
-        (
-            "RecalledBatch",
-            answer(
-                &[(
-                    "results",
-                    json!({"type": "array", "items": {"oneOf": [
-                        reference("Recalled"), answer(&[("error", reference("Problem"))], &[]),
-                    ]}}),
-                )],
-                &[],
-            ),
-        ),
-        (
-            "Space",
-            answer(
-                &[
-                    ("name", reference("SpaceName")),
-                    ("dimensions", nullable(count())),
-                    ("metric", string.clone()),
-                    ("encoding", string.clone()),
-                    ("half_life", nullable(count())),
-                    ("associate", boolean.clone()),
-                    ("title_from_content", boolean.clone()),
-                    ("memories", count()),
-                    ("links", count()),
-                ],
-                &[],
-            ),
-        ),
-        ("Spaces", answer(&[("spaces", list("Space"))], &[])),
-        (
-            "Stats",
-            answer(
-                &[
-                    ("memories", count()),
-                    ("links", count()),
-                    ("automatic_links", count()),
-                    ("spaces", count()),
-                    ("index_backlog", count()),
-                    ("association_backlog", count()),
-                    ("memory_bytes", json!({"type": "object", "additionalProperties": count()})),
-                    ("shards", list("AnyObject")),
-                ],
-                &[],
-            ),
-        ),
-        (
-            "Health",
-            answer(
-                &[
-                    ("phase", string.clone()),
-                    ("progress", fraction()),
-                    ("started", boolean.clone()),
-                    ("ready", boolean),
-                ],
-                &[("reason", string)],
-            ),
-        ),
+        ("Step", answer(&step, &step_sometimes)),
+        ("RecalledMemory", answer(&memory, &memory_parts)),
+        ("Recalled", answer(&recalled, &[("phases", list(phase))])),
+        ("RecalledBatch", answer(&[("results", list(result))], &[])),
+    ])
+}
+
+fn answers_on_the_server() -> Map<String, Value> {
+    let space = [
+        ("name", reference("SpaceName")),
+        ("dimensions", nullable(count())),
+        ("metric", string()),
+        ("encoding", string()),
+        ("half_life", nullable(count())),
+        ("associate", boolean()),
+        ("title_from_content", boolean()),
+        ("memories", count()),
+        ("links", count()),
+    ];
+    let stats = [
+        ("memories", count()),
+        ("links", count()),
+        ("automatic_links", count()),
+        ("spaces", count()),
+        ("index_backlog", count()),
+        ("association_backlog", count()),
+        ("memory_bytes", json!({"type": "object", "additionalProperties": count()})),
+        ("shards", list_of("AnyObject")),
+    ];
+    let health = [
+        ("phase", string()),
+        ("progress", fraction()),
+        ("started", boolean()),
+        ("ready", boolean()),
+    ];
+    let problem = [
+        ("type", string()),
+        ("title", string()),
+        ("status", count()),
+        ("detail", string()),
+        ("code", code()),
+    ];
+    let errors = list(all_of_kind(&["pointer", "detail"], &string()));
+    named(vec![
+        ("Space", answer(&space, &[])),
+        ("Spaces", answer(&[("spaces", list_of("Space"))], &[])),
+        ("Stats", answer(&stats, &[])),
+        ("Health", answer(&health, &[("reason", string())])),
+        ("Problem", answer(&problem, &[("errors", errors)])),
     ])
 }
 
