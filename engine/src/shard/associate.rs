@@ -30,7 +30,9 @@ const BATCH: usize = 8;
 /// Batches under way at once.
 const BATCHES_MAX: u32 = 2;
 /// Most mention links that leave one memory; the strongest are kept.
-const MENTIONS_MAX: usize = 64;
+const MENTIONS_MAX: usize = 32;
+/// A name that more memories bear says too little of any one of them to link it.
+const NAMESAKES_MAX: u64 = 16;
 
 impl Shard {
     /// Starts the association of the next memories, or looks for the mentioners of a new name.
@@ -153,8 +155,11 @@ fn mention_links(of: MemoryKey, mentions: &[Mention]) -> Vec<(MemoryKey, Automat
         .collect();
     let of_others: Vec<Mention> =
         mentions.iter().filter(|m| !own.contains(&m.span.name_key)).cloned().collect();
-    let mut weights: Vec<(MemoryKey, f32)> =
-        named(&of_others).into_iter().map(|n| (n.key, n.weight / n.namesakes as f32)).collect();
+    let mut weights: Vec<(MemoryKey, f32)> = named(&of_others)
+        .into_iter()
+        .filter(|n| n.namesakes <= NAMESAKES_MAX)
+        .map(|n| (n.key, n.weight / n.namesakes as f32))
+        .collect();
     weights.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)));
     weights.dedup_by_key(|(key, _)| *key);
     weights.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));

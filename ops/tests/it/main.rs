@@ -4,6 +4,7 @@ mod arguments;
 mod commands;
 mod durability;
 mod evaluation;
+mod kills;
 mod reference;
 mod refusals;
 mod server;
