@@ -75,11 +75,34 @@ impl Range {
             && self.lte.is_none_or(|bound| place <= bound)
     }
 
-    /// The least and the greatest place that may lie within, both included.
-    pub(super) fn ends(self) -> (f64, f64) {
-        let from = |a: Option<f64>| a.unwrap_or(f64::NEG_INFINITY);
-        let to = |a: Option<f64>| a.unwrap_or(f64::INFINITY);
-        (from(self.gt).max(from(self.gte)), to(self.lt).min(to(self.lte)))
+    /// Where places that lie within begin and end.
+    pub(super) fn ends(self) -> Ends {
+        let lower = |bound: Option<f64>| bound.unwrap_or(f64::NEG_INFINITY);
+        let upper = |bound: Option<f64>| bound.unwrap_or(f64::INFINITY);
+        let (gt, gte) = (lower(self.gt), lower(self.gte));
+        let (lt, lte) = (upper(self.lt), upper(self.lte));
+        Ends {
+            from: gt.max(gte),
+            from_excluded: self.gt.is_some() && gt >= gte,
+            to: lt.min(lte),
+            to_excluded: self.lt.is_some() && lt <= lte,
+        }
+    }
+}
+
+/// The two ends of a range.
+#[derive(Clone, Copy)]
+pub(super) struct Ends {
+    pub(super) from: f64,
+    pub(super) from_excluded: bool,
+    pub(super) to: f64,
+    pub(super) to_excluded: bool,
+}
+
+impl Ends {
+    /// One place alone.
+    pub(super) fn at(place: f64) -> Self {
+        Self { from: place, from_excluded: false, to: place, to_excluded: false }
     }
 }
 

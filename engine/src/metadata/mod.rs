@@ -25,7 +25,7 @@ use crate::request::{Code, Rejection};
 use crate::text::{fold, for_each_word, hash_bytes};
 
 pub use compiled::Compiled;
-use compiled::{Group, Key, Range, Test, Values};
+use compiled::{Ends, Group, Key, Range, Test, Values};
 use interner::Interner;
 use nodes::{NodeSet, NodeSets};
 use value::{Coded, Entry, Found, Posted, Tag, for_each_value, time_of};
@@ -36,7 +36,7 @@ pub const CREATED_AT: &str = "created_at";
 pub const EXPIRES_AT: &str = "expires_at";
 const _: () = assert!(limits::METADATA_KEYS_PER_SPACE_MAX < Entry::KEYS_MAX as usize);
 /// Most entries of the line of numbers that are counted for an estimate.
-const PLACES_COUNTED_MAX: usize = 16_384;
+const PLACES_COUNTED_MAX: usize = 4096;
 
 /// The metadata of one space on one shard.
 #[derive(Default)]
@@ -365,7 +365,7 @@ impl MetadataIndex {
     /// How many nodes have the value under the key; `None` where that would take long to count.
     fn held(&self, key: u32, code: Coded) -> Option<usize> {
         match code.place() {
-            Some(at) => self.counted(key, (at, at)),
+            Some(at) => self.counted(key, Ends::at(at)),
             None => Some(self.holders(key, code).map_or(0, |set| self.sets.count(set))),
         }
     }
@@ -374,17 +374,19 @@ impl MetadataIndex {
         self.postings.get(&Entry::new(key, code).posted()?).copied()
     }
 
-    fn counted(&self, key: u32, ends: (f64, f64)) -> Option<usize> {
+    fn counted(&self, key: u32, ends: Ends) -> Option<usize> {
         let count = self.places_within(key, ends).take(PLACES_COUNTED_MAX + 1).count();
         (count <= PLACES_COUNTED_MAX).then_some(count)
     }
 
-    fn places_within(&self, key: u32, (from, to): (f64, f64)) -> impl Iterator<Item = NodeIx> {
+    fn places_within(&self, key: u32, ends: Ends) -> impl Iterator<Item = NodeIx> {
         // A zero end takes both zeros in, which are one number and two places.
-        let from = if from == 0.0 { -0.0 } else { from };
-        let to = if to == 0.0 { 0.0 } else { to };
-        let start = Place { key, node: NodeIx(0), at: from };
-        let end = Place { key, node: NodeIx(u32::MAX), at: to };
+        let from = if ends.from == 0.0 && !ends.from_excluded { -0.0 } else { ends.from + 0.0 };
+        let to = if ends.to == 0.0 && !ends.to_excluded { 0.0 } else { ends.to };
+        let first = if ends.from_excluded { NodeIx(u32::MAX) } else { NodeIx(0) };
+        let last = if ends.to_excluded { NodeIx(0) } else { NodeIx(u32::MAX) };
+        let start = Place { key, node: first, at: from };
+        let end = Place { key, node: last, at: to };
         let range = (start <= end).then(|| self.places.range(start..=end));
         range.into_iter().flatten().map(|place| place.node)
     }
@@ -427,7 +429,7 @@ impl MetadataIndex {
 
     fn collect_holders(&self, key: u32, code: Coded, nodes: &mut Vec<NodeIx>) {
         match code.place() {
-            Some(at) => nodes.extend(self.places_within(key, (at, at))),
+            Some(at) => nodes.extend(self.places_within(key, Ends::at(at))),
             None => {
                 if let Some(set) = self.holders(key, code) {
                     self.sets.append(set, nodes);
