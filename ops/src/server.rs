@@ -25,7 +25,7 @@ use crate::commands::machine_report;
 use crate::failure::{Failure, Status};
 
 /// Entries of a shard's ring.
-const RING_ENTRIES: u32 = 128;
+pub const RING_ENTRIES: u32 = 128;
 /// Share of the memory budget that keeps records which were read or written lately.
 const CACHE_SHARE: u64 = 8;
 /// How often a start that is waited for is looked at.

@@ -6,6 +6,7 @@
 
 mod completions;
 mod config;
+mod doctor;
 mod evaluate;
 mod export;
 mod health;
@@ -39,6 +40,8 @@ pub enum Subcommand {
     Evaluate(Box<evaluate::Evaluate>),
     /// Show the machine and where shards go on it
     Topology(topology::Topology),
+    /// Look for what this machine lacks, and what keeps it from its best
+    Doctor(doctor::Doctor),
     /// Ask whether a server is ready, by exit status
     Health(health::Health),
     /// Show the settings of `serve` that are in force and where each came from
@@ -68,6 +71,7 @@ impl Subcommand {
             Self::Recall(recall) => recall.run(origins),
             Self::Evaluate(evaluate) => evaluate.run(origins),
             Self::Topology(topology) => topology.run(origins),
+            Self::Doctor(doctor) => doctor.run(),
             Self::Health(health) => health.run(),
             Self::Config(config) => config.run(origins),
             Self::Completions(completions) => completions.run(),

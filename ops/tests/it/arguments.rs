@@ -87,3 +87,16 @@ fn a_leading_name_is_passed_over_and_texts_are_made() {
     let help = stdout(&run(&["serve", "--help"]));
     assert!(help.contains("ENGRAM_SHUTDOWN_GRACE"), "{help}");
 }
+
+#[test]
+fn the_doctor_names_a_remedy_for_everything_and_fails_where_a_server_would() {
+    let fit = run(&["doctor", "--json"]);
+    assert_eq!(fit.status.code(), Some(0), "{}", stderr(&fit));
+    let findings: serde_json::Value = serde_json::from_slice(&fit.stdout).expect("JSON");
+    for finding in findings.as_array().expect("a list") {
+        assert!(finding["remedy"].as_str().is_some_and(|remedy| !remedy.is_empty()), "{finding}");
+    }
+    let unfit = run(&["doctor", "--data-dir", "/proc/engram"]);
+    assert_eq!(unfit.status.code(), Some(78), "{}", stderr(&unfit));
+    assert!(stdout(&unfit).contains("fatal data_dir_unwritable"), "{}", stdout(&unfit));
+}
