@@ -75,6 +75,25 @@ class System:
         self.process = subprocess.Popen(command, preexec_fn=pin, stdout=log, stderr=log, **options)
         wait_for(port)
 
+    def cpu_us(self):
+        """CPU time of the server with all its processes, those that have ended included."""
+        if not self.process:
+            return time.process_time() * 1e6
+        wanted, ticks, found = {self.process.pid}, 0, True
+        rows = {}
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{name}/stat") as file:
+                    fields = file.read().rsplit(")", 1)[1].split()
+                rows[int(name)] = (int(fields[1]), sum(map(int, fields[11:15])))
+            except OSError:
+                continue
+        while found:
+            found = {pid for pid, (parent, _) in rows.items() if parent in wanted} - wanted
+            wanted |= found
+        ticks = sum(rows[pid][1] for pid in wanted if pid in rows)
+        return ticks * 1e6 / os.sysconf("SC_CLK_TCK")
+
     def stop(self):
         if self.process:
             os.killpg(self.process.pid, signal.SIGTERM)
@@ -479,7 +498,7 @@ class Hnswlib(ClientSide):
 
 
 class Engram(System):
-    """Engram over HTTP, one request a question; `ENGRAM_BIN` names the command."""
+    """Engram over HTTP, one request a question."""
 
     name = "Engram"
     port = 7305
@@ -487,7 +506,7 @@ class Engram(System):
     def start(self):
         environment = dict(os.environ, ENGRAM_DATA_DIR=f"{self.directory}/data",
                            ENGRAM_LISTEN=f"127.0.0.1:{self.port}", ENGRAM_CPUS=str(SERVER_CPU))
-        self.spawn([os.environ["ENGRAM_BIN"], "serve"], self.port, env=environment)
+        self.spawn([self.command, "serve"], self.port, env=environment)
 
     def connect(self):
         connection = socket.create_connection(("127.0.0.1", self.port))
@@ -596,7 +615,7 @@ def measure(system, question, queries, seconds, clients):
     return [one for part in took for one in part]
 
 
-def summed_up(name, took, seconds, clients):
+def summed_up(took, seconds, clients):
     at = lambda q: round(float(numpy.percentile(took, q)), 1)
     return {
         "name": f"{clients} client{'s' if clients > 1 else ''}",
@@ -628,7 +647,7 @@ def machine():
             "numa_nodes": 1, "memory_mib": memory, "kernel": platform.release(),
             "governor": first("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
             "cgroup": "none", "huge_pages": first("/sys/kernel/mm/transparent_hugepage/enabled"),
-            "virtual_machine": "hypervisor" in text, "commit": commit,
+            "load_average": first("/proc/loadavg"), "virtual_machine": "hypervisor" in text, "commit": commit,
             "command": "bench/peers/compare.py", "at_unix_s": int(time.time())}
 
 
@@ -655,11 +674,15 @@ def run(system, memories, queries, arguments):
     for question in ("search", "recall"):
         steps = []
         for clients in (1, 8) if system.network else (1,):
+            before = system.cpu_us()
             took = measure(system, question, queries, arguments.seconds, clients)
-            step = summed_up(system.name, took, arguments.seconds, clients)
+            step = summed_up(took, arguments.seconds, clients)
+            # The warm-up is a fifth of the measured time and not in `took`.
+            step["server_cpu_us"] = round((system.cpu_us() - before) / (len(took) * 1.2), 1)
             steps.append(step)
             print(f"  {question} {step['name']}: {step['ok_per_s']:.0f}/s "
-                  f"P50 {step['latency_us']['p50']} P99 {step['latency_us']['p99']} µs", flush=True)
+                  f"P50 {step['latency_us']['p50']} P99 {step['latency_us']['p99']} µs, "
+                  f"server CPU {step['server_cpu_us']:.0f} µs", flush=True)
         results.append({"name": f"peers-{question}", "about": ABOUT[question],
                         "server": system.name, "machine": machine(), "memories": len(memories),
                         "recall_at_10": round(quality, 4), "steps": steps,
@@ -673,6 +696,7 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("data")
     parser.add_argument("--systems", default=",".join(SYSTEMS))
+    parser.add_argument("--engram", default="engram", help="path of the engram command")
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--output")
     arguments = parser.parse_args()
@@ -680,6 +704,7 @@ def main():
     failed = []
     for name in arguments.systems.split(","):
         system = SYSTEMS[name](os.path.abspath(arguments.folder), arguments.data)
+        system.command = os.path.abspath(arguments.engram)
         try:
             for result in run(system, memories, queries, arguments):
                 if arguments.output:

@@ -31,6 +31,9 @@ pub struct Machine {
     pub huge_pages: String,
     /// A hypervisor lies below.
     pub virtual_machine: bool,
+    /// Load average over the last minutes: what else the machine did.
+    #[serde(default)]
+    pub load_average: String,
     /// Commit of the source.
     pub commit: String,
     /// The command that measured.
@@ -58,6 +61,7 @@ impl Machine {
             cgroup: cgroup(),
             huge_pages: first_line("/sys/kernel/mm/transparent_hugepage/enabled"),
             virtual_machine: field(&cpuinfo, "flags").split(' ').any(|flag| flag == "hypervisor"),
+            load_average: first_line("/proc/loadavg"),
             commit: commit(),
             command: std::env::args().collect::<Vec<_>>().join(" "),
             at_unix_s: now.map_or(0, |time| time.as_secs()),
@@ -76,6 +80,7 @@ impl Machine {
             ("governor", self.governor.clone()),
             ("cgroup", self.cgroup.clone()),
             ("huge pages", self.huge_pages.clone()),
+            ("load average", self.load_average.clone()),
             ("commit", self.commit.clone()),
             ("command", self.command.clone()),
         ]

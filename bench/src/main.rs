@@ -10,6 +10,7 @@ use std::io::{self, BufWriter, Write as _};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use engram_bench::compare::{self, Metric};
@@ -18,7 +19,10 @@ use engram_bench::result::{SessionResult, StepResult};
 use engram_bench::session::{Recorded, Session, recall_at_10};
 use engram_bench::workload::Workload;
 use engram_bench::{hdr, pages, report};
-use engram_bench::{micro, truth};
+use engram_bench::{loader, micro, truth};
+
+/// Longest wait for what earlier runs left to index.
+const SETTLE_MAX: Duration = Duration::from_secs(120);
 
 /// Measures Engram: open-loop load, latency histograms, comparisons.
 #[derive(Parser)]
@@ -248,6 +252,9 @@ fn run(args: &RunArgs) -> io::Result<ExitCode> {
             done.settled_cpu_s.unwrap_or(0.0)
         );
         loaded = Some(done);
+    }
+    if let Err(e) = loader::settle(session.address, SETTLE_MAX) {
+        eprintln!("the server may still be busy with what was stored before: {e}");
     }
     let mut quality = None;
     if let (Dataset::Synthetic(set), 1..) = (&set, workload.quality_queries) {

@@ -19,7 +19,9 @@ this. Each table says how to reproduce it. Latency is in microseconds. In an ope
 from the moment at which a request should have been sent (no coordinated omission), in a closed \
 loop from the moment at which it was. \"not ok\" counts every request that did not end with \
 status 2xx; \"server CPU\" is the server's computing time for each request. Figures of several servers stand in one table only where they come from one run on \
-one machine, side by side. See [how it is measured](method.md).
+one machine, side by side. A load average above the number of CPUs says that others used the \
+machine, too: rates and tails are then worse than the server's own, and the median at one client \
+and the server CPU are the figures to read. See [how it is measured](method.md).
 ";
 
 /// Reads all results of a folder, in the order of their names.
@@ -90,12 +92,14 @@ fn push_notes(group: &[&SessionResult], page: &mut String) {
         let machine = &result.machine;
         let _ = writeln!(
             page,
-            "- **{}**: {} {}, {} CPUs, kernel {}, commit {}. `{}`",
+            "- **{}**: {} {}, {} CPUs, kernel {}, load average {}, commit {}. \
+             `{}`",
             result.server,
             summary(result),
             machine.cpu,
             machine.cpus,
             machine.kernel,
+            machine.load_average,
             machine.commit,
             machine.command
         );
