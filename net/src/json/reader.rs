@@ -219,11 +219,12 @@ impl<'a> Reader<'a> {
         if self.null()? { Ok(None) } else { read(self).map(Some) }
     }
 
-    /// Reads a number as f32; one that is infinite as f32 is refused.
+    /// Reads a number as f32, by way of f64; one that is infinite as f32 is refused.
     pub fn float(&mut self) -> Checked<f32> {
-        let digits = self.number()?;
-        let value: f32 = digits.parse().map_err(|_| self.malformed("not a number"))?;
+        let scanned = self.number()?;
+        let value = self.value_of(&scanned)? as f32;
         if !value.is_finite() {
+            let digits = scanned.digits;
             let detail = format!("{digits} is beyond the range of 32-bit floating point");
             return Err(Problem::new(Code::InvalidValue, detail));
         }
@@ -232,9 +233,10 @@ impl<'a> Reader<'a> {
 
     /// Reads a number as f64; one that is infinite as f64 is refused.
     pub fn double(&mut self) -> Checked<f64> {
-        let digits = self.number()?;
-        let value: f64 = digits.parse().map_err(|_| self.malformed("not a number"))?;
+        let scanned = self.number()?;
+        let value = self.value_of(&scanned)?;
         if !value.is_finite() {
+            let digits = scanned.digits;
             let detail = format!("{digits} is beyond the range of 64-bit floating point");
             return Err(Problem::new(Code::InvalidValue, detail));
         }
@@ -243,7 +245,7 @@ impl<'a> Reader<'a> {
 
     /// Reads a whole number within a range.
     pub fn integer(&mut self, range: std::ops::RangeInclusive<u64>) -> Checked<u64> {
-        let digits = self.number()?;
+        let digits = self.number()?.digits;
         if let Ok(value) = digits.parse()
             && range.contains(&value)
         {
@@ -376,46 +378,72 @@ impl<'a> Reader<'a> {
         Problem::new(Fault::MalformedJson, detail)
     }
 
-    /// The digits of a number, checked against the grammar of RFC 8259.
-    fn number(&mut self) -> Checked<&'a str> {
+    /// A number, checked against the grammar of RFC 8259.
+    fn number(&mut self) -> Checked<Scanned<'a>> {
         self.expect(Kind::Number)?;
         let start = self.at;
-        if self.peek() == Some(b'-') {
-            self.at += 1;
-        }
+        let negative = self.peek() == Some(b'-');
+        self.at += usize::from(negative);
         let zero = self.peek() == Some(b'0');
-        let whole = self.digits()?;
-        if zero && whole > 1 {
+        let mut mantissa = 0;
+        let mut count = self.digits(&mut mantissa)?;
+        if zero && count > 1 {
             return Err(self.malformed("a number has no leading zeros"));
         }
+        let mut exponent = 0;
         if self.peek() == Some(b'.') {
             self.at += 1;
-            self.digits()?;
+            let fraction = self.digits(&mut mantissa)?;
+            count += fraction;
+            exponent -= i64::try_from(fraction).unwrap_or(i64::MAX);
         }
         if let Some(b'e' | b'E') = self.peek() {
-            self.at += 1;
-            if let Some(b'+' | b'-') = self.peek() {
-                self.at += 1;
-            }
-            self.digits()?;
+            exponent = exponent.saturating_add(self.exponent()?);
         }
-        Ok(&self.text[start..self.at])
+        let digits = &self.text[start..self.at];
+        // Both factors are exact as f64, so their product or quotient is rounded once (Clinger).
+        let exact = count <= 19 && mantissa < 1 << 53 && exponent.unsigned_abs() <= 22;
+        let fast = exact.then(|| scaled(mantissa, exponent, negative));
+        Ok(Scanned { digits, fast })
     }
 
-    fn digits(&mut self) -> Checked<usize> {
-        let start = self.at;
-        while let Some(b'0'..=b'9') = self.peek() {
+    fn exponent(&mut self) -> Checked<i64> {
+        self.at += 1;
+        let negative = self.peek() == Some(b'-');
+        if let Some(b'+' | b'-') = self.peek() {
             self.at += 1;
         }
-        if self.at == start {
+        let mut exponent = 0;
+        let count = self.digits(&mut exponent)?;
+        let exponent = if count > 10 { 1 << 40 } else { exponent.cast_signed() };
+        Ok(if negative { -exponent } else { exponent })
+    }
+
+    /// Moves past at least one digit; adds up to 19 of them to `sum`, more make it meaningless.
+    fn digits(&mut self, sum: &mut u64) -> Checked<usize> {
+        let rest = &self.text.as_bytes()[self.at..];
+        let mut count = 0;
+        while let Some(digit @ 0..=9) = rest.get(count).map(|byte| byte.wrapping_sub(b'0')) {
+            *sum = sum.wrapping_mul(10).wrapping_add(u64::from(digit));
+            count += 1;
+        }
+        self.at += count;
+        if count == 0 {
             return Err(self.malformed("a digit was expected"));
         }
-        Ok(self.at - start)
+        Ok(count)
+    }
+
+    fn value_of(&self, scanned: &Scanned<'_>) -> Checked<f64> {
+        match scanned.fast {
+            Some(value) => Ok(value),
+            None => scanned.digits.parse().map_err(|_| self.malformed("not a number")),
+        }
     }
 
     fn any_number(&mut self) -> Checked<Number> {
         let start = self.at;
-        let digits = self.number()?;
+        let digits = self.number()?.digits;
         if let Ok(whole) = digits.parse::<u64>() {
             return Ok(whole.into());
         }
@@ -522,6 +550,24 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// A number as it stands in the text, and its value where that is cheap to know.
+struct Scanned<'a> {
+    digits: &'a str,
+    fast: Option<f64>,
+}
+
+/// A mantissa times a power of ten between -22 and 22.
+fn scaled(mantissa: u64, exponent: i64, negative: bool) -> f64 {
+    const POWERS: [f64; 23] = [
+        1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
+        1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
+    ];
+    let power = POWERS[exponent.unsigned_abs() as usize];
+    let value = mantissa as f64;
+    let value = if exponent < 0 { value / power } else { value * power };
+    if negative { -value } else { value }
+}
+
 /// A whole number that is written with a fraction of zero or an exponent, such as `5.0`.
 fn whole(digits: &str) -> Option<u64> {
     let value: f64 = digits.parse().ok()?;
@@ -618,6 +664,33 @@ mod tests {
                 }
             }
             compare(&bytes);
+        }
+    }
+
+    #[test]
+    fn numbers_are_the_nearest_doubles() {
+        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+        for round in 0..200_000_u64 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(round | 1);
+            let value = f64::from_bits(random);
+            let mantissa = random >> (random % 60);
+            let texts = [
+                format!("{value:e}"),
+                format!("-0.{mantissa}"),
+                format!("{mantissa}.{}e-{}", random % 1000, random % 40),
+                format!("{}", f32::from_bits(random as u32)),
+            ];
+            for text in texts.iter().filter(|text| !text.contains(['N', 'i'])) {
+                let read = document(text.as_bytes(), Reader::double).unwrap();
+                let wanted: f64 = text.parse().unwrap();
+                assert_eq!(read.to_bits(), wanted.to_bits(), "{text}");
+            }
+            let float = f32::from_bits(random as u32);
+            if float.is_finite() {
+                let text = format!("{float:e}");
+                let read = document(text.as_bytes(), Reader::float).unwrap();
+                assert_eq!(read.to_bits(), float.to_bits(), "{text}");
+            }
         }
     }
 
