@@ -26,7 +26,7 @@ exec docker run --detach --name "${NAME:-engram}" \
     --network host \
     --shm-size "${FAST:-512m}" \
     --volume "${VOLUME:-engram-warm}:/var/lib/engram" \
-    --ulimit memlock=-1 --ulimit nofile=65536 \
+    --ulimit "memlock=${MEMLOCK:--1}" --ulimit "nofile=${NOFILE:-65536}" \
     --security-opt "seccomp=$here/seccomp/engram.json" \
     --security-opt no-new-privileges \
     --read-only --cap-drop ALL \
