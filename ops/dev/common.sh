@@ -90,6 +90,15 @@ wait_until() {
     done
 }
 
+# Prints a port of 127.0.0.1 that nobody listens on, nor on the next one.
+free_port() {
+    local port=$((20000 + $$ % 10000))
+    while (: </dev/tcp/127.0.0.1/$port) 2>/dev/null || (: </dev/tcp/127.0.0.1/$((port + 1))) 2>/dev/null; do
+        port=$((port + 2))
+    done
+    echo $port
+}
+
 # What a build needs: a C linker and hwloc with its headers.
 # shellcheck disable=SC2034  # for the scripts that include this file
 build_packages=(gcc libc6-dev pkg-config libhwloc-dev)

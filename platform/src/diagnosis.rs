@@ -19,7 +19,9 @@ pub fn diagnose(root: &Path, machine: &Machine, placement: &Placement) -> Vec<Fi
     findings.extend(exclusive_finding(placement, machine));
     findings.extend(shared_core_finding(placement));
     findings.extend(split_node_finding(placement));
-    findings.extend(interrupt_finding(root, &shard_cpus, placement.pinned));
+    // Where every CPU has a shard, there is nowhere else for interrupts to go.
+    let movable = placement.pinned && shard_cpus.len() < machine.online.len();
+    findings.extend(movable.then(|| interrupt_finding(root, &shard_cpus)).flatten());
     findings.extend(huge_page_finding(root));
     findings.extend(governor_finding(root, &shard_cpus));
     findings
@@ -67,9 +69,9 @@ fn split_node_finding(placement: &Placement) -> Option<Finding> {
 }
 
 /// Device interrupts that the kernel delivers on a shard's CPU and that have fired.
-fn interrupt_finding(root: &Path, shard_cpus: &CpuList, pinned: bool) -> Option<Finding> {
+fn interrupt_finding(root: &Path, shard_cpus: &CpuList) -> Option<Finding> {
     let fired = fired_interrupts(root, shard_cpus);
-    if !pinned || fired.is_empty() {
+    if fired.is_empty() {
         return None;
     }
     let shown: Vec<&str> = fired.iter().take(4).map(String::as_str).collect();

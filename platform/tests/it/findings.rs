@@ -84,4 +84,6 @@ NMI:        5          5          5          5   Non-maskable interrupts\n";
     };
     check(&interrupts("0\n"), &["interrupts_on_shards"]);
     check(&interrupts("2\n"), &[]);
+    let all_have_shards = [&interrupts("0\n")[..], &[("sys/devices/system/cpu/online", "0-1\n")]];
+    check(&all_have_shards.concat(), &["no_exclusive_cpus"]);
 }
