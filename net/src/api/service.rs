@@ -37,7 +37,7 @@ pub async fn answer<B: Backend>(
 ) -> Response<Reply> {
     let start = Instant::now();
     watched.begin();
-    core.metrics.requests_in_flight(1);
+    let _in_flight = InFlight::begin(&core);
     let (parts, incoming) = request.into_parts();
     let mut body = Some(Body::new(incoming, Rc::clone(&watched), core.metrics.clone()));
     let mut operation = None;
@@ -54,12 +54,27 @@ pub async fn answer<B: Backend>(
         core.metrics.outcome(operation, refused, 1);
     }
     core.metrics.answered(operation, answered.status.as_u16(), start.elapsed());
-    core.metrics.requests_in_flight(-1);
     if draining {
         core.metrics.shed(Shed::Draining);
     }
     let closes = draining || !read || refused == Some(Fault::BadRequest.into());
     respond(&core, &parts, answered, closes, watched)
+}
+
+/// Counts a request as long as it is answered, also where its connection ends before that.
+struct InFlight<B>(Rc<Core<B>>);
+
+impl<B> InFlight<B> {
+    fn begin(core: &Rc<Core<B>>) -> Self {
+        core.metrics.requests_in_flight(1);
+        Self(Rc::clone(core))
+    }
+}
+
+impl<B> Drop for InFlight<B> {
+    fn drop(&mut self) {
+        self.0.metrics.requests_in_flight(-1);
+    }
 }
 
 async fn answer_to<B: Backend>(

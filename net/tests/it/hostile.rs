@@ -471,3 +471,21 @@ fn a_page_of_another_site_cannot_reach_a_local_server_by_its_own_name() {
         assert_eq!(client.read_answer().status, status, "{host}");
     }
 }
+
+/// A gauge of requests in flight only grew where connections ended within a request.
+#[test]
+fn a_request_whose_connection_ends_is_no_longer_in_flight() {
+    let server = Server::start();
+    server.knobs.delay_ms.store(200, std::sync::atomic::Ordering::SeqCst);
+    let body = "{\"content\":\"x\"}";
+    for _ in 0..5 {
+        let mut client = server.client();
+        client.send(store(&format!("Content-Length: {}\r\n\r\n{body}", body.len())));
+    }
+    let start = Instant::now();
+    let alone = "engram_http_requests_in_flight 1\n";
+    while server.knobs.calls() < 5 || !metrics(&server).contains(alone) {
+        assert!(start.elapsed() < Duration::from_secs(10), "{}", metrics(&server));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
