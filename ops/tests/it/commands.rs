@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use serde_json::{Value, json};
 
 use crate::server::{Folder, Server, engram, stderr, stdout};
@@ -48,6 +49,14 @@ fn standard_input_and_packed_files_are_read() {
     let loaded = server.run(&["load", "--file", &packed.display().to_string(), "--skip", "2"]);
     assert!(stdout(&loaded).starts_with("stored 1 memories"), "{}", stderr(&loaded));
 
+    let lines: Vec<&str> = ANIMALS.split_inclusive('\n').collect();
+    let frame = |line: &str| compress_to_vec(line.as_bytes(), CompressionLevel::Fastest);
+    let frames = [frame(lines[0]), frame(lines[1])].concat();
+    let packed = folder.0.join("animals.ndjson.zst");
+    std::fs::write(&packed, frames).expect("a file is written");
+    let loaded = server.run(&["load", "--file", &packed.display().to_string()]);
+    assert!(stdout(&loaded).starts_with("stored 2 memories"), "{}", stderr(&loaded));
+
     let mut child = engram()
         .args(["load", "--file", "-", "--url", &server.url()])
         .stdin(Stdio::piped())
@@ -58,7 +67,7 @@ fn standard_input_and_packed_files_are_read() {
     input.write_all(ANIMALS.as_bytes()).expect("it reads");
     drop(input);
     let output = child.wait_with_output().expect("it ends");
-    assert!(stdout(&output).starts_with("stored 3 memories (2 new, 1 replaced)"));
+    assert!(stdout(&output).starts_with("stored 3 memories (0 new, 3 replaced)"));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod commands;
+mod directions;
 mod durability;
 mod evaluation;
 mod kills;
