@@ -147,7 +147,7 @@ impl Builder {
         }
         image.vectors.pivot(codec, slot, &mut self.pivot);
         let mut level = graph::level(image.seed, image.draws);
-        image.draws += 1;
+        image.draws = image.draws.wrapping_add(1);
         let was_empty = image.graph.is_empty();
         if level > 0 && !was_empty && self.has_twin(codec, image, slot) {
             level = 0;

@@ -335,12 +335,12 @@ impl Vectors {
             VectorEncoding::Int8 => {
                 let codes: &[i8] = bytemuck::cast_slice(row);
                 let scale = self.scales.get(slot);
-                let squares: u32 = codes.iter().map(|&c| i32::from(c).pow(2) as u32).sum();
+                let squares = || codes.iter().map(|&c| i32::from(c).pow(2) as u32).sum::<u32>();
                 scale.is_finite()
                     && scale >= 0.0
                     && !codes.contains(&i8::MIN)
                     && codes[usize::from(codec.dimensions)..].iter().all(|&c| c == 0)
-                    && (codec.metric != Metric::L2 || self.squares.get(slot) == squares)
+                    && (codec.metric != Metric::L2 || self.squares.get(slot) == squares())
             }
             VectorEncoding::F16 => {
                 let halves: &[u16] = bytemuck::cast_slice(row);

@@ -149,7 +149,11 @@ impl VectorImage {
             })
         });
         let placed = (0..self.slots.len()).all(|slot| !in_graph(slot) || slot < base.len());
-        let entered = self.linked() == 0 || !self.graph.is_empty();
+        let entered = if self.graph.is_empty() {
+            self.linked() == 0
+        } else {
+            in_graph(self.graph.entry_slot())
+        };
         base_fits && upper_fits && placed && entered
     }
 }

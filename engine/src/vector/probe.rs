@@ -29,7 +29,7 @@ const TESTS_PER_COMPARISON: usize = 12;
 pub enum Accept<'a> {
     /// Every memory.
     All,
-    /// These: each of them is compared.
+    /// These, each named once: all of them are compared.
     Only(&'a [NodeIx]),
     /// Those that pass a test.
     Where {
