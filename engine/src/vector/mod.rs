@@ -59,7 +59,7 @@ pub struct Search<'a> {
     pub vector: &'a [f32],
     /// How many hits.
     pub k: usize,
-    /// How wide the graph is searched; `None`: as `k` asks for.
+    /// How wide the graph is searched; `None`: as `k` and the number of vectors ask for.
     pub ef: Option<usize>,
     /// What may be found, and in which order among equals.
     pub scope: Scope<'a>,
@@ -209,7 +209,7 @@ impl VectorIndex {
     }
 
     /// A search for the nearest `k` in steps: through the graph, or exactly where that is faster.
-    /// `ef` is how wide the graph is searched; `None`: as `k` asks for.
+    /// `ef` is how wide the graph is searched; `None`: as `k` and the number of vectors ask for.
     pub fn near(
         &self,
         scratch: &mut Scratch,
@@ -217,7 +217,7 @@ impl VectorIndex {
         k: usize,
         ef: Option<usize>,
     ) -> Probe {
-        Probe::near(self.codec.query(vector), k, ef, scratch)
+        Probe::near(self.codec.query(vector), k, ef, self.len(), scratch)
     }
 
     /// A search for the nearest `k` that compares every vector, in steps.

@@ -19,6 +19,10 @@ use crate::node::NodeIx;
 const ROWS_AHEAD: usize = 8;
 /// How wide the graph is searched at least.
 const EF_MIN: usize = 96;
+/// Points up to which that is enough; with each doubling it gets wider by [`EF_STEP`].
+const EF_POINTS: usize = 1 << 17;
+/// See [`EF_POINTS`].
+const EF_STEP: usize = 32;
 /// Comparisons along the graph for each point that is kept, about.
 const COMPARED_PER_POINT: usize = 16;
 /// Memories that are asked whether they may be found, in the time of one comparison.
@@ -107,8 +111,16 @@ impl Probe {
         Self::new(query, k, 0, None, Phase::Exact)
     }
 
-    pub(super) fn near(query: Pivot, k: usize, ef: Option<usize>, scratch: &mut Scratch) -> Self {
-        let ef = ef.unwrap_or(EF_MIN.max(k)).clamp(k, limits::VECTOR_EF_MAX.max(k));
+    pub(super) fn near(
+        query: Pivot,
+        k: usize,
+        ef: Option<usize>,
+        points: usize,
+        scratch: &mut Scratch,
+    ) -> Self {
+        let doublings = (points / EF_POINTS).checked_ilog2().unwrap_or(0) as usize;
+        let wide = EF_MIN + EF_STEP * doublings;
+        let ef = ef.unwrap_or(wide.max(k)).clamp(k, limits::VECTOR_EF_MAX.max(k));
         let mut beam = scratch.beams.pop().unwrap_or_default();
         beam.start(0, 0);
         Self::new(query, k, ef, Some(beam), Phase::Start)

@@ -290,3 +290,17 @@ fn the_same_calls_make_the_same_index() {
     let first = run(kernels[0]);
     assert!(kernels[1..].iter().all(|&kernel| run(kernel) == first));
 }
+
+#[test]
+fn inner_products_of_vectors_of_very_different_lengths_are_found() {
+    let mut source = Source::new(31, DIMENSIONS);
+    let mut vectors = source.vectors(3000);
+    for vector in &mut vectors {
+        let length = source.numbers.normal().exp();
+        vector.iter_mut().for_each(|x| *x *= length);
+    }
+    let mut index = filled(Metric::Dot, VectorEncoding::Int8, &vectors);
+    build_all(&mut index);
+    let recall = recall(&index, &source.vectors(40), &all(&keys(3000)));
+    assert!(recall >= 0.97, "{recall}");
+}
