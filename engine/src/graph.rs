@@ -2,8 +2,8 @@
 //!
 //! *Invariants*: a node is a memory that this shard owns, a memory of which it only knows that
 //! something links to it (a ghost), or the stand-in of another shard's memory (a remote node). Every
-//! link stands in `out` of its source where that is owned here, and in `into` of its target; a link
-//! is live exactly while its target exists.
+//! link that touches an owned node stands in `out` of its source and in `into` of its target; a
+//! link is live exactly while its target exists.
 //!
 //! *Not here*: what a memory holds (`space`), activation (`spread`).
 
@@ -201,7 +201,22 @@ impl Graph {
         &self.into[node.index()]
     }
 
-    /// Writes a link; `from` or `to` may be remote, not both.
+    /// Notes a link from a remote node.
+    pub fn put_link_in(&mut self, from: NodeIx, to: NodeIx, name: EdgeName, weight: u16) {
+        assert!(self.is_remote(from), "links of own nodes are written at their source");
+        let live = self.exists(to);
+        let change = upsert(&mut self.out[from.index()], Edge::new(to, weight, name, live));
+        let back = Edge::new(from, weight, name, false);
+        match change {
+            LinkChange::New => push(&mut self.into[to.index()], back),
+            LinkChange::Reweighted => {
+                upsert(&mut self.into[to.index()], back);
+            }
+            LinkChange::None => {}
+        }
+    }
+
+    /// Writes a link that leaves a node owned here.
     pub fn put_link(
         &mut self,
         from: NodeIx,
@@ -209,15 +224,13 @@ impl Graph {
         name: EdgeName,
         weight: u16,
     ) -> LinkChange {
-        if self.is_remote(from) {
-            return upsert(&mut self.into[to.index()], Edge::new(from, weight, name, false));
-        }
+        assert!(!self.is_remote(from), "links of remote nodes are noted, not written");
         let edge = Edge::new(to, weight, name, self.exists(to));
         let change = upsert(&mut self.out[from.index()], edge);
         let back = Edge::new(from, weight, name, false);
         match change {
             LinkChange::New => {
-                self.into[to.index()].push(back);
+                push(&mut self.into[to.index()], back);
                 self.links += 1;
                 self.automatic_links += u64::from(name.automatic);
             }
@@ -231,14 +244,15 @@ impl Graph {
 
     /// Removes a link; false where there was none.
     pub fn remove_link(&mut self, from: NodeIx, to: NodeIx, name: EdgeName) -> bool {
-        let there = take(&mut self.into[to.index()], from, name);
+        let removed = take(&mut self.out[from.index()], to, name);
+        let taken = take(&mut self.into[to.index()], from, name);
+        assert!(removed == taken, "both ends know of a link");
         if self.is_remote(from) {
             self.release(from);
-            return there;
+        } else {
+            self.links -= u64::from(removed);
+            self.automatic_links -= u64::from(removed && name.automatic);
         }
-        let removed = take(&mut self.out[from.index()], to, name);
-        self.links -= u64::from(removed);
-        self.automatic_links -= u64::from(removed && name.automatic);
         self.release(to);
         removed
     }
@@ -316,13 +330,18 @@ fn upsert(edges: &mut ThinVec<Edge>, edge: Edge) -> LinkChange {
             LinkChange::Reweighted
         }
         None => {
-            if edges.len() == edges.capacity() {
-                edges.reserve_exact((edges.len() / 4).max(2));
-            }
-            edges.push(edge);
+            push(edges, edge);
             LinkChange::New
         }
     }
+}
+
+/// Appends; grows by a quarter, since most lists stay short.
+fn push(edges: &mut ThinVec<Edge>, edge: Edge) {
+    if edges.len() == edges.capacity() {
+        edges.reserve_exact((edges.len() / 4).max(2));
+    }
+    edges.push(edge);
 }
 
 fn take(edges: &mut ThinVec<Edge>, node: NodeIx, name: EdgeName) -> bool {

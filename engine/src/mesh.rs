@@ -367,8 +367,6 @@ pub struct Via {
 pub enum AutomaticKind {
     /// The source's content names the target.
     Mentions,
-    /// The target's content names the source.
-    MentionedBy,
     /// The target follows the source in a sequence.
     Next,
     /// The target precedes the source in a sequence.
@@ -382,7 +380,6 @@ impl AutomaticKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Mentions => "mentions",
-            Self::MentionedBy => "mentioned_by",
             Self::Next => "next",
             Self::Previous => "previous",
             Self::Near => "near",
@@ -412,8 +409,6 @@ pub enum Tell {
     /// Memories of the sender mention some of the receiver's, as it said when names had been taken
     /// away so many times: where more were since, they are to be looked at again.
     Scanned { keys: Vec<MemoryKey>, names_version: u64 },
-    /// A memory of the receiver is mentioned by one of the sender's; `None`: no longer.
-    MentionedBy { to: MemoryKey, from: MemoryKey, weight: Option<u16> },
     /// A memory joins a sequence that the receiver keeps.
     SequenceJoin { sequence: u64, member: Member },
     /// A memory leaves a sequence that the receiver keeps.

@@ -339,9 +339,8 @@ impl Space {
         }
         self.terms.insert(node, &terms::terms_of(metadata, content));
         self.attributes.insert(node, &attributes::attributes_of(metadata));
-        if let Some(content) = content {
-            self.enqueue(node, Some(names::normal_form(content)));
-        }
+        // Without content the text is empty, and the queue takes old mentions away.
+        self.enqueue(node, Some(names::normal_form(content.unwrap_or(""))));
         if let Some((sequence, member)) = self.membership(node) {
             let keeper = s.partitioner.shard_of(sequence);
             s.tells.push((keeper, Tell::SequenceJoin { sequence, member }));
@@ -461,10 +460,17 @@ impl Space {
     }
 
     /// Another shard's memory is gone; as [`Space::delete`] for the links that led to it from here.
-    pub fn gone(&mut self, key: MemoryKey) -> Vec<LinkName> {
+    pub fn gone(&mut self, key: MemoryKey, s: &mut Surroundings<'_>) -> Vec<LinkName> {
         let Some(node) = self.graph.find(key) else { return Vec::new() };
         self.graph.set_exists(node, false);
         let id = self.id_of(node).cloned();
+        // What crossed with this on its way to the owner is taken back there too.
+        for edge in self.graph.inward(node) {
+            let from = self.graph.key(edge.node);
+            let kind = (**self.graph.kind(edge.kind())).clone();
+            let automatic = edge.is_automatic();
+            s.tell_owner(key, Tell::LinkGone { from, to: key, kind, automatic });
+        }
         let lost = self.drop_links_to(node);
         self.foreign_ids.remove(&key.0);
         if let Some(node) = self.graph.find(key) {
@@ -636,7 +642,8 @@ impl Space {
             self.foreign_ids.entry(link.to.0).or_insert_with(|| id.clone());
         }
         let from = self.graph.intern(link.from, true);
-        self.graph.put_link(from, to, EdgeName { kind, automatic: link.automatic }, link.weight);
+        let name = EdgeName { kind, automatic: link.automatic };
+        self.graph.put_link_in(from, to, name, link.weight);
         if self.graph.exists(to) {
             s.tells.push((from_shard, Tell::Live { key: link.to }));
         }
@@ -682,7 +689,7 @@ impl Space {
             let ours = edge.is_automatic() && numbers.contains(&edge.kind());
             if ours && !wanted.contains(&(key, kind.as_str())) {
                 let name = EdgeName { kind: edge.kind(), automatic: true };
-                self.remove_automatic(node, edge.node, name, s);
+                self.remove_edge(node, edge.node, name, s);
             }
         }
         for (key, kind, weight) in links {
@@ -707,51 +714,6 @@ impl Space {
         }
         let name = EdgeName { kind: number, automatic: true };
         self.put_edge(node, to, None, name, weight, at, s);
-        if kind == AutomaticKind::Mentions {
-            let from = self.graph.key(node);
-            s.tell_owner(to, Tell::MentionedBy { to, from, weight: Some(weight) });
-        }
-    }
-
-    fn remove_automatic(
-        &mut self,
-        node: NodeIx,
-        to: NodeIx,
-        name: EdgeName,
-        s: &mut Surroundings<'_>,
-    ) {
-        let mention = Some(name.kind) == self.automatic_kind(AutomaticKind::Mentions);
-        let (from, to_key) = (self.graph.key(node), self.graph.key(to));
-        self.remove_edge(node, to, name, s);
-        if mention {
-            s.tell_owner(to_key, Tell::MentionedBy { to: to_key, from, weight: None });
-        }
-    }
-
-    /// A memory of this shard is mentioned, or no longer, by another: the way back.
-    pub fn mentioned_by(
-        &mut self,
-        to: MemoryKey,
-        from: MemoryKey,
-        weight: Option<u16>,
-        at: Timestamp,
-        s: &mut Surroundings<'_>,
-    ) {
-        let Some(node) = self.graph.find(to).filter(|n| self.graph.is_memory(*n)) else { return };
-        let kind = AutomaticKind::MentionedBy;
-        match weight {
-            Some(weight) => {
-                let back = (f32::from(weight) * MENTION_BACK) as u16;
-                self.put_automatic(node, from, kind, back.max(1), at, s);
-            }
-            None => {
-                let other = self.graph.find(from);
-                if let (Some(other), Some(number)) = (other, self.automatic_kind(kind)) {
-                    let name = EdgeName { kind: number, automatic: true };
-                    self.remove_edge(node, other, name, s);
-                }
-            }
-        }
     }
 
     /// How often names were taken away here.
@@ -935,9 +897,6 @@ impl Space {
 fn link_hash(from: MemoryKey, to: MemoryKey) -> u64 {
     from.0.rotate_left(32) ^ to.0
 }
-
-/// Share of a mention's weight that leads back from the named memory (RECALL.md, `rev`).
-const MENTION_BACK: f32 = 0.2;
 
 fn sequence_links(members: &[Member], i: usize) -> Vec<(MemoryKey, AutomaticKind, u16)> {
     let near = fixed::weight_units(0.5);

@@ -20,6 +20,10 @@ mod units;
 
 use arguments::Refused;
 
+/// A heap for each thread: no core waits for another to allocate.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let failure = match arguments::read(std::env::args_os().collect()) {
         Ok(arguments) => arguments.engram.command.run(&arguments.origins).err(),

@@ -15,6 +15,7 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use engram_engine::key::ShardIx;
+use engram_engine::mesh::{Ask, Message};
 use engram_engine::model::Timestamp;
 use engram_engine::request::{Answer, Code, Rejection, Request};
 use engram_engine::shard::{Effect, Event, FetchId, Remaining, Shard, Ticket};
@@ -32,8 +33,10 @@ use crate::status::{Counters, ShardPhase, Status};
 const INBOX_BURST: usize = 64;
 /// Between two slices of work: time for the reactor to look at sockets.
 const SLICE_PAUSE: Duration = Duration::from_micros(1);
-/// The same while requests are in flight.
-const BUSY_PAUSE: Duration = Duration::from_micros(200);
+/// The same while requests come: background work then takes a tenth of the core or less.
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
+/// Requests come while the last one is no longer ago than this.
+const BUSY_US: i64 = 2000;
 /// How often deadlines are looked at while operations are under way.
 const TICK: Duration = Duration::from_millis(5);
 /// Pause before a full inbox is tried again.
@@ -57,6 +60,7 @@ pub(crate) struct Core {
     cache: RefCell<Cache>,
     waiters: RefCell<HashMap<u64, Waiter>>,
     next_ticket: Cell<u64>,
+    last_request: Cell<Timestamp>,
     pending: RefCell<VecDeque<Event>>,
     work: Notify,
     unsent: Notify,
@@ -82,6 +86,7 @@ impl Core {
             cache: RefCell::new(Cache::new(cache_bytes)),
             waiters: RefCell::default(),
             next_ticket: Cell::new(0),
+            last_request: Cell::new(Timestamp(0)),
             pending: RefCell::default(),
             work: Notify::default(),
             unsent: Notify::default(),
@@ -177,6 +182,9 @@ impl Core {
         while let Ok(first) = inbox.recv_async().await {
             let more = std::iter::from_fn(|| inbox.try_recv().ok()).take(INBOX_BURST);
             for Delivery { from, envelope } in std::iter::once(first).chain(more) {
+                if serves_a_client(&envelope.message) {
+                    self.last_request.set(now());
+                }
                 self.drive(Event::Envelope { from, envelope });
             }
             if !inbox.is_empty() {
@@ -244,12 +252,15 @@ impl Core {
             match remaining {
                 Remaining::Nothing => self.work.wait().await,
                 Remaining::Foreground => sleep(SLICE_PAUSE).await,
-                Remaining::Background if self.waiters.borrow().is_empty() => {
-                    sleep(SLICE_PAUSE).await;
-                }
-                Remaining::Background => sleep(BUSY_PAUSE).await,
+                Remaining::Background if self.is_busy() => sleep(BUSY_PAUSE).await,
+                Remaining::Background => sleep(SLICE_PAUSE).await,
             }
         }
+    }
+
+    /// Clients of any core ask something of this shard.
+    fn is_busy(&self) -> bool {
+        now().0 - self.last_request.get().0 < BUSY_US
     }
 
     /// Does what a slice of work sent to its own shard.
@@ -277,6 +288,14 @@ impl Core {
     }
 }
 
+/// The message belongs to something that a client waits for.
+fn serves_a_client(message: &Message) -> bool {
+    match message {
+        Message::Ask(_, Ask::Mentions { .. }) | Message::Reply(..) | Message::Tell(..) => false,
+        Message::Ask(..) => true,
+    }
+}
+
 /// The time now, in microseconds since 1970.
 pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -300,6 +319,7 @@ impl Handle {
             core.next_ticket.set(ticket + 1);
             core.waiters.borrow_mut().insert(ticket, Waiter::default());
             let _guard = WaiterGuard { core: core.clone(), ticket };
+            core.last_request.set(now());
             core.drive(Event::Request { ticket: Ticket(ticket), request });
             core.started.notify();
             poll_fn(|context| core.poll_waiter(ticket, context)).await

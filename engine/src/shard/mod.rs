@@ -380,11 +380,10 @@ fn apply_tell(
         Tell::LinkIn(link) => space.link_in(&link, s),
         Tell::LinkGone { from, to, kind, automatic } => space.link_gone(from, to, &kind, automatic),
         Tell::Live { key } => space.live(key),
-        Tell::Gone { key } => return space.gone(key),
+        Tell::Gone { key } => return space.gone(key, s),
         Tell::Named { phrases } => space.named(phrases),
         Tell::Reassociate { keys } => space.reassociate(&keys),
         Tell::Scanned { keys, names_version } => space.scanned(keys, names_version, s),
-        Tell::MentionedBy { to, from, weight } => space.mentioned_by(to, from, weight, at, s),
         Tell::SequenceJoin { sequence, member } => space.change_sequence(sequence, member, true, s),
         Tell::SequenceLeave { sequence, member } => {
             space.change_sequence(sequence, member, false, s);

@@ -16,10 +16,10 @@ use crate::graph::{Edge, KindIx};
 use crate::key::{KeyMap, MemoryKey, ShardIx};
 use crate::limits;
 use crate::mesh::{
-    HopAsk, Hopped, LexicalAsk, LexicalFound, Mention, Neighbours, OpId, Probe, Probed, Reply,
-    ScoreAsk, TermMembers, Via,
+    AutomaticKind, HopAsk, Hopped, LexicalAsk, LexicalFound, Mention, Neighbours, OpId, Probe,
+    Probed, Reply, ScoreAsk, TermMembers, Via,
 };
-use crate::model::{SpaceName, Timestamp};
+use crate::model::{LinkKind, SpaceName, Timestamp};
 use crate::node::NodeIx;
 use crate::request::With;
 use crate::space::Space;
@@ -401,6 +401,50 @@ fn lexical_search(
     found
 }
 
+/// Which links a hop follows.
+struct Followed {
+    kinds: Option<Vec<KindIx>>,
+    /// The kind that is followed back, from what is named to what names it.
+    back: Option<KindIx>,
+}
+
+impl Followed {
+    fn of(space: &Space, kinds: Option<&[LinkKind]>) -> Self {
+        let named = |k: &LinkKind| k.as_str() == MENTIONED_BY;
+        let goes_back = kinds.is_none_or(|kinds| kinds.iter().any(named));
+        Self {
+            kinds: kinds.map(|k| k.iter().filter_map(|k| space.graph.find_kind(k)).collect()),
+            back: space.automatic_kind(AutomaticKind::Mentions).filter(|_| goes_back),
+        }
+    }
+
+    /// The ways that leave a node: its own links, and the mentions of it, weakly, backwards.
+    fn ways<'a>(&'a self, space: &'a Space, node: NodeIx) -> impl Iterator<Item = Way> + 'a {
+        let follows = |e: &&Edge| {
+            e.is_live() && self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&e.kind()))
+        };
+        let out = space.graph.outward(node).iter().filter(follows);
+        let out = out.map(|e| Way { to: e.node, weight: e.weight, kind: Some(e.kind()) });
+        let named = |e: &&Edge| e.is_automatic() && Some(e.kind()) == self.back;
+        let back = space.graph.inward(node).iter().filter(named);
+        let weight = |e: &Edge| ((f32::from(e.weight) * MENTION_BACK) as u16).max(1);
+        out.chain(back.map(move |e| Way { to: e.node, weight: weight(e), kind: None }))
+    }
+}
+
+/// One way that activation may take; `kind: None` is a mention followed back.
+#[derive(Clone, Copy)]
+struct Way {
+    to: NodeIx,
+    weight: u16,
+    kind: Option<KindIx>,
+}
+
+/// Share of a mention's weight that leads back from the named memory.
+const MENTION_BACK: f32 = 0.2;
+/// The kind under which a mention followed back is known.
+const MENTIONED_BY: &str = "mentioned_by";
+
 fn run_hop(
     space: &Space,
     ask: &HopAsk,
@@ -409,8 +453,7 @@ fn run_hop(
     scratch: &mut Scratches,
     hopped: &mut Hopped,
 ) {
-    let kinds: Option<Vec<KindIx>> =
-        ask.kinds.as_ref().map(|k| k.iter().filter_map(|k| space.graph.find_kind(k)).collect());
+    let followed = Followed::of(space, ask.kinds.as_deref());
     scratch.pulses.clear();
     scratch.via.clear();
     for (key, activation) in sources {
@@ -422,7 +465,7 @@ fn run_hop(
         if ask.terms {
             hopped.terms.push((*key, space.terms.terms_of(node).to_vec()));
         }
-        spread_from(space, ask, kinds.as_deref(), node, *activation, scratch, hopped);
+        spread_from(space, ask, &followed, node, *activation, scratch, hopped);
     }
     if !ask.held.is_empty() {
         let live = sources.iter().filter_map(|(key, _)| space.live_node(*key, now));
@@ -444,51 +487,45 @@ fn run_hop(
 fn spread_from(
     space: &Space,
     ask: &HopAsk,
-    kinds: Option<&[KindIx]>,
+    followed: &Followed,
     node: NodeIx,
     activation: Activation,
     scratch: &mut Scratches,
     hopped: &mut Hopped,
 ) {
-    let follows = |e: &&Edge| e.is_live() && kinds.is_none_or(|kinds| kinds.contains(&e.kind()));
-    let out = space.graph.outward(node);
-    let total: u64 = out.iter().filter(follows).map(|e| u64::from(e.weight)).sum();
+    let mut ways: Vec<Way> = followed.ways(space, node).collect();
+    let total: u64 = ways.iter().map(|way| u64::from(way.weight)).sum();
     if total == 0 {
         return;
+    }
+    let fan_out = ask.fan_out as usize;
+    if ways.len() > fan_out {
+        let order = |w: &Way| (u16::MAX - w.weight, space.graph.key(w.to), kind_name(space, *w));
+        ways.select_nth_unstable_by_key(fan_out, order);
+        ways.truncate(fan_out);
     }
     let total = total as f64 / f64::from(WEIGHT_ONE);
     let norm = Activation::from_f64(total.powf(-Recipe::STATEMENT.fan_out_exponent));
     let each = activation.times(norm);
-    let key = space.graph.key(node);
-    let mut follow = |edge: &Edge| {
-        let amount = each.through(edge.weight);
-        let sum = scratch.pulses.entry(edge.node.0).or_insert(0);
+    let from = space.graph.key(node);
+    hopped.links += ways.len() as u64;
+    for way in ways {
+        let amount = each.through(way.weight);
+        let sum = scratch.pulses.entry(way.to.0).or_insert(0);
         *sum = sum.saturating_add(amount.0);
         if ask.explain {
-            let via = Via {
-                from: key,
-                kind: space.graph.kind(edge.kind()).clone(),
-                weight: norm.through(edge.weight).to_f64(),
-                amount,
-                term: None,
-            };
-            keep_stronger(&mut scratch.via, space.graph.key(edge.node), via);
+            let weight = norm.through(way.weight).to_f64();
+            let via = Via { from, kind: kind_name(space, way), weight, amount, term: None };
+            keep_stronger(&mut scratch.via, space.graph.key(way.to), via);
         }
-    };
-    let fan_out = ask.fan_out as usize;
-    if out.len() <= fan_out {
-        out.iter().filter(follows).for_each(&mut follow);
-        hopped.links += out.len() as u64;
-        return;
     }
-    let mut edges: Vec<Edge> = out.iter().filter(follows).copied().collect();
-    if edges.len() > fan_out {
-        let order = |e: &Edge| (u16::MAX - e.weight, space.graph.key(e.node), e.kind());
-        edges.select_nth_unstable_by_key(fan_out, order);
-        edges.truncate(fan_out);
+}
+
+fn kind_name(space: &Space, way: Way) -> Arc<LinkKind> {
+    match way.kind {
+        Some(kind) => space.graph.kind(kind).clone(),
+        None => Arc::new(LinkKind::new(MENTIONED_BY).expect("a valid kind")),
     }
-    edges.iter().for_each(&mut follow);
-    hopped.links += edges.len() as u64;
 }
 
 /// Keeps the stronger of two sources; of equal ones that with the smaller key.

@@ -1,7 +1,9 @@
 //! The number of shards and the order of their messages change nothing.
 
 use engram_engine::model::{Link, LinkKind, NewMemory, SpaceName, Weight};
-use engram_engine::request::{Answer, Cue, CueKind, LinkName, Recall, Request, Wait};
+use std::collections::BTreeSet;
+
+use engram_engine::request::{Answer, Cue, CueKind, Direction, LinkName, Recall, Request, Wait};
 use serde_json::json;
 
 use super::{Cluster, Random, id, memory};
@@ -129,6 +131,36 @@ fn workload(cluster: &mut Cluster, seed: u64, count: usize) {
     let unlink = Request::Unlink { space: space(), links, wait: Wait::Durable };
     cluster.call(0, unlink).expect("removing links never fails");
     cluster.settle();
+}
+
+/// Every link, as its source tells it or as its target does.
+fn all_links(cluster: &mut Cluster, count: usize, direction: Direction) -> BTreeSet<String> {
+    let mut links = BTreeSet::new();
+    for i in 0..count {
+        let (space, id) = (SpaceName::default(), id(&format!("m{i}")));
+        let request = Request::Links { space, id, direction, kind: None };
+        if let Ok(Answer::Links(views)) = cluster.call(0, request) {
+            let live = views.iter().filter(|v| v.live);
+            links.extend(live.map(|v| {
+                let (from, to) = (v.from.as_str(), v.to.as_str());
+                format!("{from} {to} {} {}", v.kind.as_str(), v.weight)
+            }));
+        }
+    }
+    links
+}
+
+#[test]
+fn both_ends_of_a_link_agree_about_it() {
+    for shards in [1, 2, 4] {
+        let mut cluster = Cluster::new(shards, 17);
+        workload(&mut cluster, 2, 150);
+        let out = all_links(&mut cluster, 150, Direction::Out);
+        let into = all_links(&mut cluster, 150, Direction::In);
+        let differ: Vec<&String> = out.symmetric_difference(&into).collect();
+        assert!(differ.is_empty(), "{shards} shards: {differ:?}");
+        assert!(out.len() > 200);
+    }
 }
 
 #[test]
