@@ -185,7 +185,8 @@ impl Space {
 
     /// The node of a memory that exists here and has not expired.
     pub fn live_node(&self, key: MemoryKey, now: Timestamp) -> Option<NodeIx> {
-        self.graph.find(key).filter(|n| self.entry(*n, now).is_some())
+        let node = self.graph.find(key).filter(|n| self.graph.is_memory(*n))?;
+        (self.expiring == 0 || self.entry(node, now).is_some()).then_some(node)
     }
 
     /// Some memory may have expired by `now`, so that answers have to look.

@@ -477,7 +477,9 @@ impl RecallRun {
     fn end_hop(mut self: Box<Self>, now: Timestamp) -> Next {
         let decay = Activation::from_f64(f64::from(self.recall.decay));
         let threshold = Activation::from_f64(f64::from(self.recall.min_activation));
+        let last = self.hop >= self.recall.max_hops.unwrap_or(self.recipe.hops);
         self.sources.clear();
+        self.cells.reserve(self.arriving.len());
         for (key, amount) in &self.arriving {
             let amount = if self.hop == 1 { *amount } else { amount.times(decay) };
             if amount < threshold || amount == Activation::ZERO {
@@ -488,10 +490,18 @@ impl RecallRun {
             if amount > cell.strongest {
                 (cell.strongest, cell.hop) = (amount, self.hop);
             }
-            self.sources.push((MemoryKey(*key), amount));
+            if !last {
+                self.sources.push((MemoryKey(*key), amount));
+            }
         }
-        // The budget of links cuts at the weakest, in an order that no shard count changes.
-        self.sources.sort_unstable_by_key(|(key, amount)| (std::cmp::Reverse(*amount), *key));
+        if last {
+            return self.score_residual();
+        }
+        let links_left = limits::LINKS_PER_RECALL_MAX.saturating_sub(self.done.visited.links);
+        if self.sources.len() as u64 * u64::from(self.recall.fan_out) > links_left {
+            // The budget of links cuts at the weakest, in an order that no shard count changes.
+            self.sources.sort_unstable_by_key(|(key, amount)| (std::cmp::Reverse(*amount), *key));
+        }
         self.next_hop(now)
     }
 

@@ -37,6 +37,7 @@ pub(super) struct Scratches {
     vector: vector::Scratch,
     pulses: hashbrown::HashMap<u32, u64, crate::key::KeyHashBuilder>,
     via: KeyMap<Via>,
+    ways: Vec<Way>,
 }
 
 /// An exact search that runs in slices.
@@ -493,9 +494,12 @@ fn spread_from(
     scratch: &mut Scratches,
     hopped: &mut Hopped,
 ) {
-    let mut ways: Vec<Way> = followed.ways(space, node).collect();
+    let mut ways = std::mem::take(&mut scratch.ways);
+    ways.clear();
+    ways.extend(followed.ways(space, node));
     let total: u64 = ways.iter().map(|way| u64::from(way.weight)).sum();
     if total == 0 {
+        scratch.ways = ways;
         return;
     }
     let fan_out = ask.fan_out as usize;
@@ -509,7 +513,7 @@ fn spread_from(
     let each = activation.times(norm);
     let from = space.graph.key(node);
     hopped.links += ways.len() as u64;
-    for way in ways {
+    for &way in &ways {
         let amount = each.through(way.weight);
         let sum = scratch.pulses.entry(way.to.0).or_insert(0);
         *sum = sum.saturating_add(amount.0);
@@ -519,6 +523,7 @@ fn spread_from(
             keep_stronger(&mut scratch.via, space.graph.key(way.to), via);
         }
     }
+    scratch.ways = ways;
 }
 
 fn kind_name(space: &Space, way: Way) -> Arc<LinkKind> {
