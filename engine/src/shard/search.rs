@@ -25,7 +25,7 @@ use crate::request::With;
 use crate::space::Space;
 use crate::terms::SharedTermKey;
 use crate::text::{self, Bm25Query};
-use crate::vector::{self, Accept, Hit, Progress, Scope, Search, Work};
+use crate::vector::{self, Accept, Hit, Progress, Scope, Search};
 
 use super::Shard;
 use super::collect::Purpose;
@@ -49,9 +49,6 @@ pub(super) struct Scan {
     running: Option<vector::Probe>,
     now: Timestamp,
 }
-
-/// Comparisons in one slice of an exact search of 384 dimensions: about 45 µs.
-const SCAN_SLICE: Work = Work(1000);
 
 /// Most memories that a filter lets through for which each is looked at.
 const CANDIDATES_MAX: usize = 10_000;
@@ -162,7 +159,7 @@ impl Shard {
         let space = &self.spaces[&number];
         let mut running = scan.running.take().expect("a scan in the queue is running");
         let progress = with_scope(space, &scan.probe.filter, scan.now, |scope| {
-            running.step(vectors, scope, SCAN_SLICE)
+            running.step(vectors, scope, vectors.slice())
         });
         if progress == Progress::More {
             scan.running = Some(running);
