@@ -3,7 +3,9 @@
 //! *Invariants*: all of it is a function of the records applied and the tells received; an index
 //! holds exactly the memories that exist here.
 //!
-//! *Not here*: messages and the log (`shard`).
+//! *Not here*: messages and the log (`shard`), the queue of associations (`association`).
+
+mod association;
 
 use std::collections::VecDeque;
 
@@ -124,11 +126,6 @@ pub struct Space {
     names_version: u64,
     seed: u64,
 }
-
-/// New names whose mentioners are looked for in one slice.
-const MENTIONERS_PER_SLICE: usize = 4;
-/// Normal forms kept for association, in bytes; past it they are read back from the log.
-const ASSOCIATION_TEXT_BYTES_MAX: usize = 32 << 20;
 
 impl Space {
     /// An empty space; `seed` fixes the vector index's levels.
@@ -415,8 +412,7 @@ impl Space {
         s.tells.extend(shards.into_iter().map(|shard| (shard, tell(key))));
     }
 
-    /// Forgets a memory with its links; the client links of others that led to it, by source and
-    /// target, are returned for the log.
+    /// Forgets a memory with its links; the client links of others that led to it come back.
     pub fn delete(
         &mut self,
         node: NodeIx,
@@ -768,102 +764,6 @@ impl Space {
         parts
     }
 
-    /// Queues a memory for association.
-    pub fn enqueue(&mut self, node: NodeIx, text: Option<String>) {
-        let key = self.graph.key(node).0;
-        if let Some(text) = text
-            && self.text_bytes + text.len() <= ASSOCIATION_TEXT_BYTES_MAX
-        {
-            self.text_bytes += text.len();
-            self.texts.insert(key, text);
-        }
-        if let Some(entry) = self.entries[node.index()].as_deref_mut()
-            && !entry.queued
-        {
-            entry.queued = true;
-            self.to_associate.push_back(node);
-        }
-    }
-
-    /// Takes the next memory to associate, with its text in normal form where that is at hand.
-    pub fn next_to_associate(&mut self) -> Option<(NodeIx, Option<String>)> {
-        while let Some(node) = self.to_associate.pop_front() {
-            let Some(Some(entry)) = self.entries.get_mut(node.index()) else { continue };
-            if !std::mem::take(&mut entry.queued) {
-                continue;
-            }
-            let text = self.forget_text(node);
-            return Some((node, text));
-        }
-        None
-    }
-
-    fn forget_text(&mut self, node: NodeIx) -> Option<String> {
-        let text = self.texts.remove(&self.graph.key(node).0)?;
-        self.text_bytes -= text.len();
-        Some(text)
-    }
-
-    /// Notes names whose mentioners are to be looked for.
-    pub fn named(&mut self, phrases: Vec<Vec<TermKey>>) {
-        self.phrases.extend(phrases);
-    }
-
-    /// Queues the memories whose content may hold the next new names; false where none is left.
-    pub fn look_for_mentioners(&mut self) -> bool {
-        for found in 0..MENTIONERS_PER_SLICE {
-            let Some(phrase) = self.phrases.pop_front() else { return found > 0 };
-            for node in self.text.candidates_with_all(&phrase) {
-                self.enqueue(node, None);
-            }
-        }
-        true
-    }
-
-    /// Queues memories by key.
-    pub fn reassociate(&mut self, keys: &[MemoryKey]) {
-        for key in keys {
-            if let Some(node) = self.graph.find(*key).filter(|n| self.graph.is_memory(*n)) {
-                self.enqueue(node, None);
-            }
-        }
-    }
-
-    /// A memory joins or leaves a sequence kept here; its neighbours hear of it.
-    pub fn change_sequence(
-        &mut self,
-        sequence: u64,
-        member: Member,
-        joins: bool,
-        s: &mut Surroundings<'_>,
-    ) {
-        let members = self.sequences.entry(sequence).or_default();
-        let place = members.binary_search(&member);
-        let at = match (place, joins) {
-            (Err(at), true) => {
-                members.insert(at, member);
-                at
-            }
-            (Ok(at), false) => {
-                members.remove(at);
-                at
-            }
-            (Ok(_), true) | (Err(_), false) => return,
-        };
-        let touched = at.saturating_sub(2)..(at + 3).min(members.len());
-        let updates: Vec<_> =
-            touched.map(|i| (members[i].key, sequence_links(members, i))).collect();
-        if members.is_empty() {
-            self.sequences.remove(&sequence);
-        }
-        if !joins {
-            s.tell_owner(member.key, Tell::SequenceLinks { of: member.key, links: Vec::new() });
-        }
-        for (of, links) in updates {
-            s.tell_owner(of, Tell::SequenceLinks { of, links });
-        }
-    }
-
     /// What other shards have to know after a recovery; the log told this shard all of it.
     pub fn exchange(&mut self, s: &mut Surroundings<'_>) {
         for index in 0..self.entries.len() {
@@ -897,17 +797,4 @@ impl Space {
 
 fn link_hash(from: MemoryKey, to: MemoryKey) -> u64 {
     from.0.rotate_left(32) ^ to.0
-}
-
-fn sequence_links(members: &[Member], i: usize) -> Vec<(MemoryKey, AutomaticKind, u16)> {
-    let near = fixed::weight_units(0.5);
-    let at = |offset: isize| i.checked_add_signed(offset).and_then(|j| members.get(j));
-    let places = [
-        (-2, AutomaticKind::Near, near),
-        (-1, AutomaticKind::Previous, fixed::WEIGHT_ONE),
-        (1, AutomaticKind::Next, fixed::WEIGHT_ONE),
-        (2, AutomaticKind::Near, near),
-    ];
-    let links = places.into_iter().filter_map(|(o, kind, w)| at(o).map(|m| (m.key, kind, w)));
-    links.collect()
 }
