@@ -379,7 +379,7 @@ impl Connection {
                 return Ok(Reply { status: complete.status, body: self.answer.take_body() });
             }
             let mut chunk = [0; 16 << 10];
-            let n = self.stream.read(&mut chunk)?;
+            let n = read_some(&mut self.stream, &mut chunk)?;
             if n == 0 {
                 return match self.answer.close().map_err(invalid)? {
                     Some(end) => Ok(Reply { status: end.status, body: self.answer.take_body() }),
@@ -387,6 +387,19 @@ impl Connection {
                 };
             }
             self.buffer.extend_from_slice(&chunk[..n]);
+        }
+    }
+}
+
+/// Reads what there is; a signal to the process is no end of a connection.
+///
+/// # Errors
+/// Those of the system.
+pub fn read_some(stream: &mut impl Read, chunk: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.read(chunk) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read,
         }
     }
 }

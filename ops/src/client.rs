@@ -11,11 +11,11 @@
 //! *Not here*: what requests mean (`commands`).
 
 use std::fmt::Write as _;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-use engram_bench::http::{Answer, Complete, encode};
+use engram_bench::http::{Answer, Complete, encode, read_some};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -272,7 +272,7 @@ impl Connection {
             if let Some(complete) = complete {
                 return Ok(complete);
             }
-            let count = self.stream.read(&mut chunk).map_err(timed_out)?;
+            let count = read_some(&mut self.stream, &mut chunk).map_err(timed_out)?;
             if count == 0 {
                 let complete = self.answer.close().map_err(malformed)?;
                 return complete.ok_or_else(|| io::ErrorKind::UnexpectedEof.into());
