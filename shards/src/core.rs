@@ -65,7 +65,6 @@ pub(crate) struct Core {
     work: Notify,
     unsent: Notify,
     started: Notify,
-    stopping: Cell<bool>,
 }
 
 impl Core {
@@ -91,7 +90,6 @@ impl Core {
             work: Notify::default(),
             unsent: Notify::default(),
             started: Notify::default(),
-            stopping: Cell::new(false),
         })
     }
 
@@ -340,11 +338,6 @@ impl Handle {
     pub fn now(&self) -> Timestamp {
         now()
     }
-
-    /// The server was told to stop.
-    pub fn is_stopping(&self) -> bool {
-        self.core.stopping.get()
-    }
 }
 
 struct WaiterGuard {
@@ -383,9 +376,5 @@ impl Core {
                 Poll::Pending
             }
         }
-    }
-
-    pub(crate) fn stop(&self) {
-        self.stopping.set(true);
     }
 }

@@ -183,7 +183,6 @@ where
     glommio::spawn_local(core.clone().run_ticks()).detach();
     glommio::spawn_local(exchange_and_open(core.clone())).detach();
     serve(Handle { core: core.clone() }).await;
-    core.stop();
     counters_enter_unless_poisoned(&core, ShardPhase::Draining);
     start.serving.fetch_sub(1, Ordering::AcqRel);
     // Requests of other cores may still need this shard.

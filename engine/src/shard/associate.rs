@@ -73,15 +73,9 @@ impl Shard {
     }
 
     /// Texts that had to be read back are here.
-    pub(super) fn texts_collected(
-        &mut self,
-        space: &SpaceName,
-        texts: Vec<(MemoryKey, String)>,
-        failed: bool,
-    ) {
+    pub(super) fn texts_collected(&mut self, space: &SpaceName, texts: Vec<(MemoryKey, String)>) {
         // A record that can't be read is reported to whoever reads it; its links stay as they are.
-        let nothing = texts.is_empty() || failed && texts.is_empty();
-        if nothing {
+        if texts.is_empty() {
             self.associations -= 1;
             return;
         }

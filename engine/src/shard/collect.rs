@@ -149,7 +149,7 @@ impl Shard {
                 Some((read.key, names::normal_form(&content)))
             });
             let texts = texts.collect();
-            return self.texts_collected(&collect.space, texts, collect.failed.is_some());
+            return self.texts_collected(&collect.space, texts);
         }
         if let Some(rejection) = collect.failed {
             return self.reply(to, op, Err(rejection));
