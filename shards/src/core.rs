@@ -27,6 +27,7 @@ use crate::cache::Cache;
 use crate::log::Log;
 use crate::mesh::{Delivery, Outbox};
 use crate::notify::Notify;
+use crate::ring::RingDisk;
 use crate::status::{Counters, ShardPhase, Status};
 
 /// Envelopes taken from the inbox before sockets get their turn.
@@ -54,7 +55,7 @@ struct Waiter {
 pub(crate) struct Core {
     pub(crate) me: ShardIx,
     pub(crate) shard: RefCell<Shard>,
-    pub(crate) log: Log,
+    pub(crate) log: Log<RingDisk>,
     pub(crate) status: Arc<Status>,
     outbox: Outbox,
     cache: RefCell<Cache>,
@@ -71,7 +72,7 @@ impl Core {
     pub(crate) fn new(
         me: ShardIx,
         shard: Shard,
-        log: Log,
+        log: Log<RingDisk>,
         status: Arc<Status>,
         outbox: Outbox,
         cache_bytes: usize,

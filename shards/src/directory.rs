@@ -7,16 +7,20 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use futures_lite::future::block_on;
 use serde::{Deserialize, Serialize};
 
+use crate::disk::Disk;
 use crate::error::ShardsError;
+use crate::plain::{PlainDisk, lock, sync_directory};
 
 /// Version of the directory's layout.
 pub const VERSION: u32 = 1;
+/// A manifest is far smaller.
+const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 
 /// What a directory is, fixed when it was made but for the generation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,16 +55,7 @@ impl Directory {
     pub fn open(path: &Path, shards: u16) -> Result<Self, ShardsError> {
         make_directory(path)?;
         let lock = take_lock(path)?;
-        let manifest_path = path.join("manifest.json");
-        let manifest = match fs::read(&manifest_path) {
-            Ok(bytes) => read_manifest(&manifest_path, &bytes)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let manifest = new_manifest(shards)?;
-                write_manifest(path, &manifest)?;
-                manifest
-            }
-            Err(error) => return Err(ShardsError::io("read", manifest_path)(error)),
-        };
+        let manifest = block_on(read_or_make_manifest(&PlainDisk, path, shards))?;
         let directory = Self { path: path.to_owned(), manifest, _lock: lock };
         for shard in 0..directory.manifest.shards {
             make_directory(&directory.shard_path(shard))?;
@@ -101,15 +96,9 @@ fn make_directory(path: &Path) -> Result<(), ShardsError> {
     }
 }
 
-/// Makes the names in a directory durable.
-pub fn sync_directory(path: &Path) -> Result<(), ShardsError> {
-    let directory = File::open(path).map_err(ShardsError::io("open", path))?;
-    directory.sync_all().map_err(ShardsError::io("sync", path))
-}
-
 fn take_lock(path: &Path) -> Result<File, ShardsError> {
     let lock_path = path.join("lock");
-    let mut lock = OpenOptions::new()
+    let mut file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
@@ -118,23 +107,43 @@ fn take_lock(path: &Path) -> Result<File, ShardsError> {
         .custom_flags(libc::O_NOFOLLOW)
         .open(&lock_path)
         .map_err(ShardsError::io("open", &lock_path))?;
-    // SAFETY: flock takes a descriptor that is open for the length of the call.
-    let taken = unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
-    if taken != 0 {
+    if lock(&file).is_err() {
         let mut by = String::new();
-        let read = lock.read_to_string(&mut by);
+        let read = file.read_to_string(&mut by);
         let known = read.is_ok() && !by.trim().is_empty();
         let by = if known { by.trim().to_owned() } else { "another process".to_owned() };
         return Err(ShardsError::Held { path: path.to_owned(), by });
     }
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let holder = format!("process {} on host {}\n", std::process::id(), host.trim());
-    lock.set_len(0).map_err(ShardsError::io("truncate", &lock_path))?;
-    lock.write_all(holder.as_bytes()).map_err(ShardsError::io("write", &lock_path))?;
-    Ok(lock)
+    file.set_len(0).map_err(ShardsError::io("truncate", &lock_path))?;
+    file.write_all(holder.as_bytes()).map_err(ShardsError::io("write", &lock_path))?;
+    Ok(file)
 }
 
-fn read_manifest(path: &Path, bytes: &[u8]) -> Result<Manifest, ShardsError> {
+/// The manifest of a directory; where there is none, one is made for so many shards.
+///
+/// # Errors
+/// [`ShardsError::Io`], [`ShardsError::Damaged`] and [`ShardsError::Version`] as the file is.
+pub async fn read_or_make_manifest<D: Disk>(
+    disk: &D,
+    directory: &Path,
+    shards: u16,
+) -> Result<Manifest, ShardsError> {
+    let path = manifest_path(directory);
+    if disk.list(directory).await?.contains(&path) {
+        return parse_manifest(&path, &disk.load(&path, MANIFEST_BYTES_MAX).await?);
+    }
+    let manifest = new_manifest(shards)?;
+    write_manifest(disk, directory, &manifest).await?;
+    Ok(manifest)
+}
+
+fn manifest_path(directory: &Path) -> PathBuf {
+    directory.join("manifest.json")
+}
+
+fn parse_manifest(path: &Path, bytes: &[u8]) -> Result<Manifest, ShardsError> {
     let damaged =
         |reason: String| ShardsError::Damaged { path: path.to_owned(), offset: 0, reason };
     let any: serde_json::Value =
@@ -165,19 +174,22 @@ fn new_manifest(shards: u16) -> Result<Manifest, ShardsError> {
     Ok(Manifest { version: VERSION, directory: word(0), secret, shards, generation: 1 })
 }
 
-fn write_manifest(directory: &Path, manifest: &Manifest) -> Result<(), ShardsError> {
-    let (path, new) = (directory.join("manifest.json"), directory.join("manifest.json.new"));
+/// Puts a manifest in the place of the one that is there, as a whole.
+///
+/// # Errors
+/// [`ShardsError::Io`]; then it is the old one or the new one.
+pub async fn write_manifest<D: Disk>(
+    disk: &D,
+    directory: &Path,
+    manifest: &Manifest,
+) -> Result<(), ShardsError> {
+    let (path, new) = (manifest_path(directory), directory.join("manifest.json.new"));
     let mut text = serde_json::to_vec_pretty(manifest).expect("a manifest always has a text");
     text.push(b'\n');
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)
-        .map_err(ShardsError::io("create", &new))?;
-    file.write_all(&text).map_err(ShardsError::io("write", &new))?;
-    file.sync_all().map_err(ShardsError::io("sync", &new))?;
-    fs::rename(&new, &path).map_err(ShardsError::io("rename", &new))?;
-    sync_directory(directory)
+    let file = disk.create(&new, text.len() as u64).await?;
+    disk.write(&file, 0, &text).await?;
+    disk.sync(&file).await?;
+    disk.close(file).await;
+    disk.rename(&new, &path).await?;
+    disk.sync_directory(directory).await
 }

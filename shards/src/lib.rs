@@ -8,17 +8,22 @@
 mod cache;
 mod core;
 mod directory;
+pub mod disk;
 mod error;
-mod log;
+pub mod log;
 mod mesh;
 mod notify;
-mod recover;
+mod plain;
+pub mod recover;
+mod ring;
 mod run;
-mod segment;
+pub mod segment;
 mod status;
 
 pub use crate::core::Handle;
 pub use directory::{Directory, Manifest};
 pub use error::ShardsError;
+pub use plain::PlainDisk;
+pub use ring::RingDisk;
 pub use run::{Config, CorePlace, Running, start};
 pub use status::{Counters, ShardPhase, Status};

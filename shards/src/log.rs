@@ -1,26 +1,25 @@
 //! The log of one shard: records gather in memory while the batch before them is written and
-//! synced through this core's io_uring.
+//! synced.
 //!
 //! *Invariants*: batches are written in order, one at a time; a batch starts at a block boundary
 //! and no block is ever written twice; a batch is durable after its fdatasync; the first error is
 //! final, and nothing is retried after it.
 //!
-//! *Not here*: what a record says (`engram_engine::record`), reading at start-up (`recover`).
+//! *Not here*: what a record says (`engram_engine::record`), reading at start-up (`recover`), how
+//! bytes get to a disk (`disk`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use engram_engine::record::{Draft, Stamp};
 use engram_engine::space::LogAddress;
-use glommio::io::DmaFile;
 
-use crate::directory::sync_directory;
+use crate::disk::Disk;
 use crate::error::ShardsError;
 use crate::notify::Notify;
-use crate::segment::{BLOCK_BYTES, SEGMENT_BYTES, SegmentHeader, segment_path};
+use crate::segment::{BLOCK_BYTES, SegmentHeader, segment_path};
 
 /// Most bytes of one write.
 const WRITE_BYTES_MAX: usize = 512 << 10;
@@ -28,11 +27,12 @@ const WRITE_BYTES_MAX: usize = 512 << 10;
 const BATCH_BYTES_MAX: usize = 4 << 20;
 
 /// Records that are written and synced together.
+#[derive(Clone)]
 struct Batch {
     segment: u32,
     number: u32,
     offset: u64,
-    bytes: Vec<u8>,
+    bytes: Rc<Vec<u8>>,
     last_sequence: u64,
 }
 
@@ -43,6 +43,8 @@ pub struct LogStart {
     pub header: SegmentHeader,
     /// Sequence number of the last record there is.
     pub last_sequence: u64,
+    /// Bytes of all segments there are.
+    pub log_bytes: u64,
 }
 
 /// What one flush did.
@@ -55,13 +57,15 @@ pub struct Flushed {
 }
 
 /// The log of one shard.
-pub struct Log {
+pub struct Log<D: Disk> {
+    disk: D,
     folder: PathBuf,
+    segment_bytes: u64,
     header: SegmentHeader,
     batches: RefCell<VecDeque<Batch>>,
     next: RefCell<NextRecord>,
-    open: RefCell<Option<(u32, Rc<DmaFile>)>>,
-    readers: RefCell<HashMap<u32, Rc<DmaFile>>>,
+    open: RefCell<Option<(u32, D::File)>>,
+    readers: RefCell<HashMap<u32, D::File>>,
     appended: Notify,
     flushing: Cell<bool>,
     log_bytes: Cell<u64>,
@@ -75,9 +79,10 @@ struct NextRecord {
     first_sequence: HashMap<u32, (u64, u32)>,
 }
 
-impl Log {
-    /// A log that goes on behind what is in `folder`, in a segment of its own.
-    pub fn new(folder: &Path, start: LogStart, log_bytes: u64) -> Self {
+impl<D: Disk> Log<D> {
+    /// A log that goes on behind what is in `folder`, in a segment of its own; segments have at
+    /// most `segment_bytes` bytes.
+    pub fn new(disk: D, folder: &Path, start: LogStart, segment_bytes: u64) -> Self {
         let next = NextRecord {
             segment: start.header.segment,
             batch: start.header.first_batch,
@@ -86,7 +91,9 @@ impl Log {
             first_sequence: HashMap::new(),
         };
         Self {
+            disk,
             folder: folder.to_owned(),
+            segment_bytes,
             header: start.header,
             batches: RefCell::default(),
             next: RefCell::new(next),
@@ -94,7 +101,7 @@ impl Log {
             readers: RefCell::default(),
             appended: Notify::default(),
             flushing: Cell::new(false),
-            log_bytes: Cell::new(log_bytes),
+            log_bytes: Cell::new(start.log_bytes),
         }
     }
 
@@ -108,11 +115,13 @@ impl Log {
         let mut next = self.next.borrow_mut();
         assert!(sequence == next.sequence, "records are numbered without a gap");
         let mut batches = self.batches.borrow_mut();
-        let batch = gathering(&mut batches, &mut next, draft.bytes(), self.flushing.get());
+        let in_flight = usize::from(self.flushing.get());
+        let batch =
+            gathering(&mut batches, &mut next, draft.bytes(), in_flight, self.segment_bytes);
         let segment = SegmentHeader { segment: batch.segment, ..self.header };
         let stamp = Stamp { sequence, batch: batch.number, epoch: segment.epoch() };
         let offset = batch.offset + batch.bytes.len() as u64;
-        draft.write(stamp, &mut batch.bytes);
+        draft.write(stamp, Rc::make_mut(&mut batch.bytes));
         batch.last_sequence = sequence;
         next.sequence += 1;
         next.offset =
@@ -158,26 +167,19 @@ impl Log {
     /// [`ShardsError::Io`]; the log must not be used after that.
     pub async fn flush(&self) -> Result<Flushed, ShardsError> {
         self.flushing.set(true);
-        let (segment, offset, bytes, sequence, buffers) = self.take_oldest();
-        let file = self.segment_file(segment).await?;
-        let path = segment_path(&self.folder, segment);
-        let mut at = offset;
-        for part in buffers.chunks(WRITE_BYTES_MAX) {
-            let mut buffer = file.alloc_dma_buffer(part.len());
-            buffer.as_bytes_mut().copy_from_slice(part);
-            let written =
-                file.write_at(buffer, at).await.map_err(ShardsError::ring("write", &path))?;
-            if written != part.len() {
-                let short = std::io::Error::new(std::io::ErrorKind::WriteZero, "a short write");
-                return Err(ShardsError::io("write", &path)(short));
-            }
+        let batch = self.oldest();
+        let file = self.segment_file(batch.segment).await?;
+        let mut at = batch.offset;
+        for part in batch.bytes.chunks(WRITE_BYTES_MAX) {
+            self.disk.write(&file, at, part).await?;
             at += part.len() as u64;
         }
-        file.fdatasync().await.map_err(ShardsError::ring("sync", &path))?;
+        self.disk.sync(&file).await?;
         self.batches.borrow_mut().pop_front();
         self.flushing.set(false);
+        let bytes = batch.bytes.len() as u64;
         self.log_bytes.set(self.log_bytes.get() + bytes);
-        Ok(Flushed { sequence, bytes })
+        Ok(Flushed { sequence: batch.last_sequence, bytes })
     }
 
     /// Closes every file, which lets go of the segments.
@@ -185,24 +187,22 @@ impl Log {
         let open = self.open.borrow_mut().take().map(|(_, file)| file);
         let readers: Vec<_> = self.readers.borrow_mut().drain().map(|(_, file)| file).collect();
         for file in open.into_iter().chain(readers) {
-            // What was acknowledged is durable; a failure to close changes nothing about it.
-            let _ = file.close_rc().await;
+            self.disk.close(file).await;
         }
     }
 
-    /// The oldest batch's place, and its bytes padded to whole blocks; it stays in the queue until
-    /// it is durable, so that its records can be read.
-    fn take_oldest(&self) -> (u32, u64, u64, u64, Vec<u8>) {
-        let batches = self.batches.borrow();
-        let batch = batches.front().expect("the caller waited for a batch");
-        let mut padded = batch.bytes.clone();
-        padded.resize(batch.bytes.len().next_multiple_of(BLOCK_BYTES), 0);
-        let bytes = padded.len() as u64;
-        (batch.segment, batch.offset, bytes, batch.last_sequence, padded)
+    /// The oldest batch, padded to whole blocks; it stays in the queue until it is durable, so that
+    /// its records can be read.
+    fn oldest(&self) -> Batch {
+        let mut batches = self.batches.borrow_mut();
+        let batch = batches.front_mut().expect("the caller waited for a batch");
+        let padded = batch.bytes.len().next_multiple_of(BLOCK_BYTES);
+        Rc::make_mut(&mut batch.bytes).resize(padded, 0);
+        batch.clone()
     }
 
     /// The file of the segment that is written, made where it is new.
-    async fn segment_file(&self, segment: u32) -> Result<Rc<DmaFile>, ShardsError> {
+    async fn segment_file(&self, segment: u32) -> Result<D::File, ShardsError> {
         if let Some((number, file)) = &*self.open.borrow()
             && *number == segment
         {
@@ -210,28 +210,18 @@ impl Log {
         }
         let (first_sequence, first_batch) = self.next.borrow().first_sequence[&segment];
         let header = SegmentHeader { segment, first_sequence, first_batch, ..self.header };
-        let file = Rc::new(self.create_segment(&header).await?);
+        let file = self.create_segment(&header).await?;
         *self.open.borrow_mut() = Some((segment, file.clone()));
         self.next.borrow_mut().first_sequence.remove(&segment);
         Ok(file)
     }
 
-    async fn create_segment(&self, header: &SegmentHeader) -> Result<DmaFile, ShardsError> {
+    async fn create_segment(&self, header: &SegmentHeader) -> Result<D::File, ShardsError> {
         let path = segment_path(&self.folder, header.segment);
-        let file = DmaFile::create(&path).await.map_err(ShardsError::ring("create", &path))?;
-        lock_segment(&file, &path)?;
-        let space = file.pre_allocate(SEGMENT_BYTES, false).await;
-        space.map_err(ShardsError::ring("allocate", &path))?;
-        let mut buffer = file.alloc_dma_buffer(BLOCK_BYTES);
-        buffer.as_bytes_mut().copy_from_slice(&header.block());
-        let written = file.write_at(buffer, 0).await.map_err(ShardsError::ring("write", &path))?;
-        if written != BLOCK_BYTES {
-            let short = std::io::Error::new(std::io::ErrorKind::WriteZero, "a short write");
-            return Err(ShardsError::io("write", &path)(short));
-        }
-        file.fdatasync().await.map_err(ShardsError::ring("sync", &path))?;
-        let folder = self.folder.clone();
-        glommio::executor().spawn_blocking(move || sync_directory(&folder)).await?;
+        let file = self.disk.create(&path, self.segment_bytes).await?;
+        self.disk.write(&file, 0, &header.block()).await?;
+        self.disk.sync(&file).await?;
+        self.disk.sync_directory(&self.folder).await?;
         self.log_bytes.set(self.log_bytes.get() + BLOCK_BYTES as u64);
         Ok(file)
     }
@@ -241,20 +231,16 @@ impl Log {
     /// # Errors
     /// [`ShardsError::Io`].
     pub async fn read(&self, address: LogAddress, bytes: usize) -> Result<Rc<[u8]>, ShardsError> {
-        let path = segment_path(&self.folder, address.segment);
         let known = self.readers.borrow().get(&address.segment).cloned();
         let file = match known {
             Some(file) => file,
             None => {
-                let file = DmaFile::open(&path).await.map_err(ShardsError::ring("open", &path))?;
-                let file = Rc::new(file);
+                let file = self.disk.open(&segment_path(&self.folder, address.segment)).await?;
                 self.readers.borrow_mut().insert(address.segment, file.clone());
                 file
             }
         };
-        let read = file.read_at(u64::from(address.offset), bytes).await;
-        let read = read.map_err(ShardsError::ring("read", &path))?;
-        Ok(Rc::from(&read[..]))
+        self.disk.read(&file, u64::from(address.offset), bytes).await
     }
 }
 
@@ -263,16 +249,16 @@ fn gathering<'a>(
     batches: &'a mut VecDeque<Batch>,
     next: &mut NextRecord,
     bytes: usize,
-    flushing: bool,
+    in_flight: usize,
+    segment_bytes: u64,
 ) -> &'a mut Batch {
-    let in_flight = usize::from(flushing);
     let fits = |batch: &Batch| {
         batch.bytes.len() + bytes <= BATCH_BYTES_MAX.max(bytes)
-            && batch.offset + (batch.bytes.len() + bytes) as u64 <= SEGMENT_BYTES
+            && batch.offset + (batch.bytes.len() + bytes) as u64 <= segment_bytes
     };
     let joins = batches.len() > in_flight && batches.back().is_some_and(fits);
     if !joins {
-        if next.offset + bytes as u64 > SEGMENT_BYTES {
+        if next.offset + bytes as u64 > segment_bytes {
             next.segment += 1;
             next.offset = BLOCK_BYTES as u64;
         }
@@ -283,21 +269,10 @@ fn gathering<'a>(
             segment: next.segment,
             number: next.batch,
             offset: next.offset,
-            bytes: Vec::with_capacity(BLOCK_BYTES),
+            bytes: Rc::new(Vec::with_capacity(BLOCK_BYTES)),
             last_sequence: next.sequence,
         });
         next.batch = next.batch.wrapping_add(1);
     }
     batches.back_mut().expect("one was there or was just made")
-}
-
-/// Holds the segment's descriptor, so that whoever opens it later waits until writes that are
-/// still in flight after this process died have reached the disk.
-fn lock_segment(file: &DmaFile, path: &Path) -> Result<(), ShardsError> {
-    // SAFETY: flock takes a descriptor that is open for the length of the call.
-    let taken = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
-    if taken == 0 {
-        return Ok(());
-    }
-    Err(ShardsError::io("lock", path)(std::io::Error::last_os_error()))
 }

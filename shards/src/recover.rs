@@ -5,42 +5,36 @@
 //!
 //! *Not here*: what a record does to a shard (`engram_engine::shard`).
 
-use std::fs::{self, File, OpenOptions};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use engram_engine::record::{self, Damage, View};
 use engram_engine::shard::Shard;
 use engram_engine::space::LogAddress;
 
-use crate::directory::sync_directory;
+use crate::disk::Disk;
 use crate::error::ShardsError;
 use crate::log::LogStart;
 use crate::segment::{
     BLOCK_BYTES, NotAHeader, SegmentHeader, VERSION, segment_number, segment_path,
 };
 
-/// How long recovery waits for writes of a dead process to reach the disk.
-const GHOST_WRITES_WAIT: Duration = Duration::from_secs(30);
-
-/// A segment as it was found.
-struct Found {
+/// A segment as it was found; nobody else writes it while this is held.
+struct Found<H> {
     path: PathBuf,
     header: SegmentHeader,
-    file: File,
+    _held: H,
 }
 
 /// A log that is being read back.
-pub struct Recovery {
+pub struct Recovery<D: Disk> {
+    disk: D,
     folder: PathBuf,
     expected: SegmentHeader,
-    segments: Vec<Found>,
+    segments: Vec<Found<D::Held>>,
     next_segment: usize,
     last_sequence: u64,
     next_batch: u32,
-    bytes: u64,
+    log_bytes: u64,
 }
 
 /// A segment that was read, to be replayed record by record.
@@ -64,22 +58,23 @@ pub enum Step {
     End,
 }
 
-impl Recovery {
+impl<D: Disk> Recovery<D> {
     /// Looks for segments in a shard's folder; waits for a dead process's last writes.
     ///
     /// # Errors
     /// [`ShardsError`], where files are missing, foreign or of another version.
-    pub fn open(folder: &Path, expected: SegmentHeader) -> Result<Self, ShardsError> {
-        let mut numbers = Vec::new();
-        for entry in fs::read_dir(folder).map_err(ShardsError::io("list", folder))? {
-            let path = entry.map_err(ShardsError::io("list", folder))?.path();
-            numbers.extend(segment_number(&path));
-        }
+    pub async fn open(
+        disk: D,
+        folder: &Path,
+        expected: SegmentHeader,
+    ) -> Result<Self, ShardsError> {
+        let files = disk.list(folder).await?;
+        let mut numbers: Vec<u32> = files.iter().filter_map(|path| segment_number(path)).collect();
         numbers.sort_unstable();
         let mut segments = Vec::new();
         for (i, number) in numbers.iter().enumerate() {
             let last = i + 1 == numbers.len();
-            segments.extend(open_segment(folder, *number, &expected, last)?);
+            segments.extend(open_segment(&disk, folder, *number, &expected, last).await?);
         }
         for pair in segments.windows(2) {
             if pair[1].header.segment != pair[0].header.segment + 1 {
@@ -89,13 +84,14 @@ impl Recovery {
             }
         }
         Ok(Self {
+            disk,
             folder: folder.to_owned(),
             expected,
             segments,
             next_segment: 0,
             last_sequence: 0,
             next_batch: 0,
-            bytes: 0,
+            log_bytes: 0,
         })
     }
 
@@ -108,10 +104,10 @@ impl Recovery {
     ///
     /// # Errors
     /// [`ShardsError::Io`].
-    pub fn next_segment(&mut self) -> Result<Option<SegmentBytes>, ShardsError> {
+    pub async fn next_segment(&mut self) -> Result<Option<SegmentBytes>, ShardsError> {
         let Some(found) = self.segments.get(self.next_segment) else { return Ok(None) };
         let behind = self.segments.get(self.next_segment + 1);
-        let bytes = fs::read(&found.path).map_err(ShardsError::io("read", &found.path))?;
+        let bytes = self.disk.load(&found.path, u64::MAX).await?;
         let first = found.header.first_sequence;
         if self.next_segment > 0 && first != self.last_sequence + 1 {
             return Err(ShardsError::Damaged {
@@ -140,15 +136,13 @@ impl Recovery {
     ///
     /// # Errors
     /// [`ShardsError::Io`].
-    pub fn segment_done(&mut self, segment: &SegmentBytes) -> Result<(), ShardsError> {
+    pub async fn segment_done(&mut self, segment: &SegmentBytes) -> Result<(), ShardsError> {
         self.last_sequence = segment.next_sequence - 1;
         self.next_batch = segment.batch.wrapping_add(1);
         let end = segment.at.next_multiple_of(BLOCK_BYTES).min(segment.bytes.len());
-        self.bytes += end as u64;
+        self.log_bytes += end as u64;
         if end < segment.bytes.len() {
-            let file = &self.segments[self.next_segment - 1].file;
-            file.set_len(end as u64).map_err(ShardsError::io("truncate", &segment.path))?;
-            file.sync_all().map_err(ShardsError::io("sync", &segment.path))?;
+            self.disk.truncate(&segment.path, end as u64).await?;
         }
         Ok(())
     }
@@ -158,26 +152,38 @@ impl Recovery {
     ///
     /// # Errors
     /// [`ShardsError::Io`].
-    pub fn finish(mut self) -> Result<(LogStart, u64), ShardsError> {
+    pub async fn finish(mut self) -> Result<LogStart, ShardsError> {
         let mut segment = self.segments.last().map_or(1, |s| s.header.segment + 1);
         let empty = self.segments.last().filter(|s| s.header.first_sequence > self.last_sequence);
         if let Some(found) = empty {
-            fs::remove_file(&found.path).map_err(ShardsError::io("remove", &found.path))?;
-            sync_directory(&self.folder)?;
+            self.disk.remove(&found.path).await?;
+            self.disk.sync_directory(&self.folder).await?;
             segment -= 1;
-            self.bytes -= (BLOCK_BYTES as u64).min(self.bytes);
+            self.log_bytes -= (BLOCK_BYTES as u64).min(self.log_bytes);
         }
         let header = SegmentHeader { segment, first_batch: self.next_batch, ..self.expected };
-        Ok((LogStart { header, last_sequence: self.last_sequence }, self.bytes))
+        let (last_sequence, log_bytes) = (self.last_sequence, self.log_bytes);
+        Ok(LogStart { header, last_sequence, log_bytes })
     }
 }
 
 impl SegmentBytes {
-    /// Replays the next record.
+    /// Replays the next record into a shard.
     ///
     /// # Errors
     /// [`ShardsError::Damaged`] where a record that was acknowledged is not whole.
     pub fn step(&mut self, shard: &mut Shard) -> Result<Step, ShardsError> {
+        self.step_with(|view, address| shard.replay(view, address))
+    }
+
+    /// Hands the next record to `apply`.
+    ///
+    /// # Errors
+    /// As [`SegmentBytes::step`], and what `apply` says.
+    pub fn step_with(
+        &mut self,
+        apply: impl FnOnce(&View<'_>, LogAddress) -> Result<(), Damage>,
+    ) -> Result<Step, ShardsError> {
         if self.end_sequence == Some(self.next_sequence) {
             return Ok(Step::End);
         }
@@ -193,7 +199,7 @@ impl SegmentBytes {
                         .expect("the record lies within the segment"),
                 };
                 let (bytes, batch) = (view.bytes(), view.header.batch);
-                shard.replay(&view, address).map_err(|damage| self.damaged(&damage))?;
+                apply(&view, address).map_err(|damage| self.damaged(&damage))?;
                 self.at += bytes;
                 self.batch = batch;
                 self.next_sequence += 1;
@@ -244,38 +250,31 @@ impl SegmentBytes {
     }
 }
 
-fn open_segment(
+async fn open_segment<D: Disk>(
+    disk: &D,
     folder: &Path,
     number: u32,
     expected: &SegmentHeader,
     last: bool,
-) -> Result<Option<Found>, ShardsError> {
+) -> Result<Option<Found<D::Held>>, ShardsError> {
     let path = segment_path(folder, number);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(&path)
-        .map_err(ShardsError::io("open", &path))?;
-    wait_for_ghost_writes(&file, &path)?;
-    let mut block = [0u8; BLOCK_BYTES];
-    let whole = std::os::unix::fs::FileExt::read_exact_at(&file, &mut block, 0);
-    let header =
-        match whole.map_err(|_| NotAHeader::Damaged).and_then(|()| SegmentHeader::read(&block)) {
-            Ok(header) => header,
-            Err(NotAHeader::Version(version)) => {
-                return Err(ShardsError::Version { path, version });
-            }
-            // The last segment's header is synced before its first record: no record can be lost.
-            Err(NotAHeader::Damaged) if last && holds_no_record(&file) => {
-                fs::remove_file(&path).map_err(ShardsError::io("remove", &path))?;
-                return Ok(None);
-            }
-            Err(NotAHeader::Damaged) => {
-                let reason = format!("its header is not one of version {VERSION}");
-                return Err(ShardsError::Damaged { path, offset: 0, reason });
-            }
-        };
+    let held = disk.hold(&path).await?;
+    let start = disk.load(&path, 2 * BLOCK_BYTES as u64).await?;
+    let header = match SegmentHeader::read(&start) {
+        Ok(header) => header,
+        Err(NotAHeader::Version(version)) => {
+            return Err(ShardsError::Version { path, version });
+        }
+        // The last segment's header is synced before its first record: no record can be lost.
+        Err(NotAHeader::Damaged) if last && holds_no_record(&start) => {
+            disk.remove(&path).await?;
+            return Ok(None);
+        }
+        Err(NotAHeader::Damaged) => {
+            let reason = format!("its header is not one of version {VERSION}");
+            return Err(ShardsError::Damaged { path, offset: 0, reason });
+        }
+    };
     let ours = header.directory == expected.directory
         && header.shard == expected.shard
         && header.generation == expected.generation
@@ -284,27 +283,9 @@ fn open_segment(
         let reason = "it belongs to another shard, directory or place".to_owned();
         return Err(ShardsError::Damaged { path, offset: 0, reason });
     }
-    Ok(Some(Found { path, header, file }))
+    Ok(Some(Found { path, header, _held: held }))
 }
 
-fn holds_no_record(file: &File) -> bool {
-    let mut head = vec![0u8; BLOCK_BYTES];
-    let read = std::os::unix::fs::FileExt::read_at(file, &mut head, BLOCK_BYTES as u64);
-    read.is_ok_and(|count| head[..count].iter().all(|byte| *byte == 0))
-}
-
-fn wait_for_ghost_writes(file: &File, path: &Path) -> Result<(), ShardsError> {
-    let started = Instant::now();
-    loop {
-        // SAFETY: flock takes a descriptor that is open for the length of the call.
-        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-            return Ok(());
-        }
-        let error = std::io::Error::last_os_error();
-        let busy = error.kind() == std::io::ErrorKind::WouldBlock;
-        if !busy || started.elapsed() > GHOST_WRITES_WAIT {
-            return Err(ShardsError::io("lock", path)(error));
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
+fn holds_no_record(start: &[u8]) -> bool {
+    start.get(BLOCK_BYTES..).is_none_or(|block| block.iter().all(|byte| *byte == 0))
 }

@@ -24,7 +24,8 @@ use crate::error::ShardsError;
 use crate::log::Log;
 use crate::mesh::{Delivery, Outbox, inboxes};
 use crate::recover::{Recovery, Step};
-use crate::segment::SegmentHeader;
+use crate::ring::RingDisk;
+use crate::segment::{SEGMENT_BYTES, SegmentHeader};
 use crate::status::{Counters, ShardPhase, Status};
 
 /// Where one shard runs.
@@ -242,7 +243,7 @@ async fn cure_iopoll_probe(folder: &std::path::Path) -> Result<(), ShardsError> 
 async fn recover(
     start: &ShardStart,
     folder: &std::path::Path,
-) -> Result<(Shard, Log), ShardsError> {
+) -> Result<(Shard, Log<RingDisk>), ShardsError> {
     let manifest = start.directory.manifest();
     let mut shard = Shard::new(ShardConfig {
         me: start.me,
@@ -258,8 +259,8 @@ async fn recover(
         first_batch: 0,
     };
     let counters: &Counters = &start.status.shards()[start.me.index()];
-    let mut recovery = Recovery::open(folder, header)?;
-    while let Some(mut segment) = recovery.next_segment()? {
+    let mut recovery = Recovery::open(RingDisk, folder, header).await?;
+    while let Some(mut segment) = recovery.next_segment().await? {
         let mut records = 0;
         while segment.step(&mut shard)? == Step::Record {
             records += 1;
@@ -267,9 +268,9 @@ async fn recover(
                 glommio::timer::sleep(Duration::from_micros(1)).await;
             }
         }
-        recovery.segment_done(&segment)?;
+        recovery.segment_done(&segment).await?;
         counters.progress.store(recovery.progress(), Ordering::Relaxed);
     }
-    let (log_start, bytes) = recovery.finish()?;
-    Ok((shard, Log::new(folder, log_start, bytes)))
+    let start = recovery.finish().await?;
+    Ok((shard, Log::new(RingDisk, folder, start, SEGMENT_BYTES)))
 }
