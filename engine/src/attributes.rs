@@ -7,6 +7,7 @@
 
 use hashbrown::HashMap;
 
+use crate::image::{Part, Reader, Unsound, Writer, ensure};
 use crate::model::Metadata;
 use crate::names::{NAME_TOKENS_MAX, normal_form};
 use crate::node::NodeIx;
@@ -74,6 +75,41 @@ fn push(attributes: &mut Vec<Attribute>, kind: AttributeKind, value: &str) {
 pub struct AttributeIndex {
     counts: HashMap<Attribute, u64>,
     of_node: HashMap<NodeIx, Box<[Attribute]>>,
+}
+
+impl Part for AttributeIndex {
+    const NAME: &'static str = "attributes";
+    const VERSION: u32 = 1;
+
+    fn write(&self, out: &mut Writer<'_>) {
+        let Self { counts: _, of_node } = self;
+        out.count(of_node.len());
+        for (node, attributes) in of_node {
+            out.u32(node.0);
+            out.count(attributes.len());
+            for Attribute { kind, value } in attributes {
+                out.u8(*kind as u8);
+                out.u64(*value);
+            }
+        }
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self, Unsound> {
+        let mut index = Self::new();
+        for _ in 0..input.count()? {
+            let node = NodeIx(input.u32()?);
+            let mut attributes = Vec::new();
+            for _ in 0..input.count()? {
+                let kind = input.u8()?;
+                let known = FIELDS.iter().find(|&&(_, known)| known as u8 == kind);
+                let &(_, kind) = known.ok_or(Unsound::Content("an attribute"))?;
+                attributes.push(Attribute { kind, value: input.u64()? });
+            }
+            ensure(index.of(node).is_empty(), "the attributes of a memory")?;
+            index.insert(node, &attributes);
+        }
+        Ok(index)
+    }
 }
 
 impl AttributeIndex {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use thin_vec::ThinVec;
 
+use crate::image::{Part, Reader, Unsound, Writer, ensure};
 use crate::key::MemoryKey;
 use crate::limits;
 use crate::model::LinkKind;
@@ -28,7 +29,8 @@ const KIND: u16 = 0x3FFF;
 const _: () = assert!(limits::LINK_KINDS_MAX <= KIND as usize + 1);
 
 /// One end of a link, as the node at its other end holds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
 pub struct Edge {
     /// The other end.
     pub node: NodeIx,
@@ -105,7 +107,78 @@ pub struct Graph {
     automatic_links: u64,
 }
 
+impl Part for Graph {
+    const NAME: &'static str = "graph";
+    const VERSION: u32 = 1;
+
+    fn write(&self, to: &mut Writer<'_>) {
+        let Self { keys, flags, out, into, by_key: _, kinds, free, links, automatic_links } = self;
+        to.pods(keys);
+        to.pods(flags);
+        to.lists(out.iter().map(ThinVec::as_slice));
+        to.lists(into.iter().map(ThinVec::as_slice));
+        to.count(kinds.len());
+        kinds.iter().for_each(|kind| to.text(kind.as_str()));
+        to.pods(free);
+        to.u64(*links);
+        to.u64(*automatic_links);
+    }
+
+    fn read(from: &mut Reader<'_>) -> Result<Self, Unsound> {
+        let (keys, flags) = (from.pods()?, from.pods()?);
+        let (out, into) = (from.lists(read_edges)?, from.lists(read_edges)?);
+        let mut kinds = Vec::new();
+        for _ in 0..from.count()? {
+            kinds.push(Arc::new(from.link_kind()?));
+        }
+        let free = from.pods()?;
+        let (links, automatic_links) = (from.u64()?, from.u64()?);
+        let by_key = HashTable::new();
+        let mut graph =
+            Self { keys, flags, out, into, by_key, kinds, free, links, automatic_links };
+        graph.check()?;
+        graph.number_keys();
+        Ok(graph)
+    }
+}
+
+fn read_edges(from: &mut Reader<'_>, count: usize) -> Result<ThinVec<Edge>, Unsound> {
+    let mut edges = ThinVec::new();
+    if count > 0 {
+        edges.reserve_exact(count.min(limits::LINKS_PER_MEMORY_MAX));
+    }
+    for _ in 0..count {
+        edges.push(from.pod()?);
+    }
+    Ok(edges)
+}
+
 impl Graph {
+    /// What was read from an image can be followed without a number that is out of bounds.
+    fn check(&self) -> Result<(), Unsound> {
+        let count = self.keys.len();
+        let lengths = [self.flags.len(), self.out.len(), self.into.len()];
+        ensure(lengths == [count; 3] && u32::try_from(count).is_ok(), "the nodes of the graph")?;
+        let mut edges = self.out.iter().chain(&self.into).flatten();
+        let within =
+            |e: &Edge| e.node.index() < count && usize::from(e.kind().0) < self.kinds.len();
+        ensure(edges.all(within), "a link of the graph")?;
+        ensure(self.free.iter().all(|node| node.index() < count), "a free node")
+    }
+
+    /// Finds the keys of all nodes that are in use.
+    fn number_keys(&mut self) {
+        let mut used = vec![true; self.keys.len()];
+        self.free.iter().for_each(|node| used[node.index()] = false);
+        let keys = &self.keys;
+        self.by_key.reserve(keys.len(), |n| keys[*n as usize]);
+        for (number, (key, used)) in (0u32..).zip(keys.iter().zip(used)) {
+            if used {
+                self.by_key.insert_unique(*key, number, |n| keys[*n as usize]);
+            }
+        }
+    }
+
     /// The keys of all nodes, by number: the order of ties everywhere.
     pub fn keys(&self) -> &[u64] {
         &self.keys

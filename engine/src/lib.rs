@@ -10,6 +10,7 @@ pub mod filter;
 pub mod fixed;
 pub mod fuse;
 pub mod graph;
+pub mod image;
 pub mod key;
 pub mod limits;
 pub mod mesh;

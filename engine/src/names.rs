@@ -8,6 +8,7 @@
 
 use hashbrown::{HashMap, HashSet};
 
+use crate::image::{Part, Reader, Unsound, Writer, ensure};
 use crate::model::Metadata;
 use crate::node::NodeIx;
 use crate::text::{fold, hash_bytes, hash_next, is_stop_word, is_unspaced};
@@ -214,6 +215,15 @@ enum HolderList {
 }
 
 impl HolderList {
+    fn read(input: &mut Reader<'_>, count: u32) -> Result<Self, Unsound> {
+        let mut list: Vec<(NodeIx, f32)> = input.room(count as usize);
+        for _ in 0..count {
+            list.push((NodeIx(input.u32()?), f32::from_bits(input.u32()?)));
+        }
+        ensure(!list.is_empty() && list.is_sorted_by_key(|&(node, _)| node), "a name's holders")?;
+        Ok(if let [only] = list[..] { Self::One(only) } else { Self::Several(list) })
+    }
+
     fn as_slice(&self) -> &[(NodeIx, f32)] {
         match self {
             Self::One(holder) => std::slice::from_ref(holder),
@@ -246,6 +256,57 @@ impl HolderList {
                 !holders.is_empty()
             }
         }
+    }
+}
+
+impl Part for NameIndex {
+    const NAME: &'static str = "names";
+    const VERSION: u32 = 1;
+
+    fn write(&self, out: &mut Writer<'_>) {
+        let Self { first_tokens, names, of_node } = self;
+        out.count(first_tokens.len());
+        for (token, FirstToken { lengths, names }) in first_tokens {
+            out.u64(*token);
+            out.u8(*lengths);
+            out.u32(*names);
+        }
+        out.count(names.len());
+        for (key, Holders { first_token, list }) in names {
+            out.u64(*key);
+            out.u64(*first_token);
+            let list = list.as_slice();
+            out.u32(u32::try_from(list.len()).expect("nodes have 32-bit numbers"));
+            for (node, weight) in list {
+                out.u32(node.0);
+                out.u32(weight.to_bits());
+            }
+        }
+        out.lists(of_node.iter().map(|keys| &**keys));
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self, Unsound> {
+        let count = input.count()?;
+        let mut first_tokens = HashMap::with_capacity(input.room::<u64>(count).capacity());
+        for _ in 0..count {
+            let token = input.u64()?;
+            let first = FirstToken { lengths: input.u8()?, names: input.u32()? };
+            first_tokens.insert(token, first);
+        }
+        let count = input.count()?;
+        let mut names = HashMap::with_capacity(input.room::<u64>(count).capacity());
+        for _ in 0..count {
+            let (key, first_token, holders) = (input.u64()?, input.u64()?, input.u32()?);
+            let list = HolderList::read(input, holders)?;
+            names.insert(key, Holders { first_token, list });
+        }
+        let of_node = input.lists(Reader::boxed::<u64>)?;
+        let index = Self { first_tokens, names, of_node };
+        let known = |key: &u64| index.names.contains_key(key);
+        ensure(index.of_node.iter().flatten().all(known), "a name")?;
+        let begun = |name: &Holders| index.first_tokens.contains_key(&name.first_token);
+        ensure(index.names.values().all(begun), "the first word of a name")?;
+        Ok(index)
     }
 }
 

@@ -8,6 +8,7 @@
 
 use hashbrown::HashMap;
 
+use crate::image::{Part, Reader, Unsound, Writer, ensure};
 use crate::model::Metadata;
 use crate::names::{name_key, normal_form};
 use crate::node::NodeIx;
@@ -25,7 +26,10 @@ const TERM_BYTES_MIN: usize = 3;
 const PHRASE_BYTES_MAX: usize = 64;
 
 /// A shared term: the hash of its normal form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, bytemuck::Pod, bytemuck::Zeroable,
+)]
+#[repr(transparent)]
 pub struct SharedTermKey(pub u64);
 
 /// A term of one content.
@@ -247,6 +251,39 @@ impl Nodes {
                 !nodes.is_empty()
             }
         }
+    }
+}
+
+impl Part for TermIndex {
+    const NAME: &'static str = "shared terms";
+    const VERSION: u32 = 1;
+
+    fn write(&self, out: &mut Writer<'_>) {
+        let Self { terms, of_node } = self;
+        out.count(terms.len());
+        for (key, Members { display, nodes }) in terms {
+            out.u64(key.0);
+            out.text(display);
+            out.pods(nodes.as_slice());
+        }
+        out.lists(of_node.iter().map(|keys| &**keys));
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self, Unsound> {
+        let count = input.count()?;
+        let mut terms = HashMap::with_capacity(input.room::<u64>(count).capacity());
+        for _ in 0..count {
+            let (key, display) = (SharedTermKey(input.u64()?), input.text()?);
+            let nodes: Vec<NodeIx> = input.pods()?;
+            ensure(!nodes.is_empty() && nodes.is_sorted(), "the holders of a shared term")?;
+            let nodes = if let [only] = nodes[..] {
+                Nodes::One(only)
+            } else {
+                Nodes::Several(nodes.into())
+            };
+            terms.insert(key, Members { display, nodes });
+        }
+        Ok(Self { terms, of_node: input.lists(Reader::boxed)? })
     }
 }
 

@@ -7,6 +7,7 @@
 
 use hashbrown::HashTable;
 
+use crate::image::{Part, Reader, Unsound, Writer, ensure};
 use crate::text::hash_bytes;
 
 /// Distinct strings with the number of their uses.
@@ -24,7 +25,47 @@ struct Slot {
     uses: u32,
 }
 
+impl Part for Interner {
+    const NAME: &'static str = "interned strings";
+    const VERSION: u32 = 1;
+
+    fn write(&self, out: &mut Writer<'_>) {
+        let Self { slots, free, table: _, text_bytes, version } = self;
+        out.count(slots.len());
+        for Slot { text, uses } in slots {
+            out.text(text);
+            out.u32(*uses);
+        }
+        out.pods(free);
+        out.count(*text_bytes);
+        out.u64(*version);
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self, Unsound> {
+        let count = input.count()?;
+        let mut slots: Vec<Slot> = input.room(count);
+        for _ in 0..count {
+            slots.push(Slot { text: input.text()?, uses: input.u32()? });
+        }
+        let free: Vec<u32> = input.pods()?;
+        let unused = |&number: &u32| slots.get(number as usize).is_some_and(|s| s.uses == 0);
+        ensure(free.iter().all(unused), "a free number of a string")?;
+        let (text_bytes, version) = (input.count()?, input.u64()?);
+        let mut table = HashTable::with_capacity(slots.len());
+        let hash = |&number: &u32| hash_bytes(slots[number as usize].text.as_bytes());
+        for (number, _) in (0u32..).zip(&slots).filter(|(_, slot)| slot.uses > 0) {
+            table.insert_unique(hash(&number), number, hash);
+        }
+        Ok(Self { slots, free, table, text_bytes, version })
+    }
+}
+
 impl Interner {
+    /// Whether the string of this number is used.
+    pub fn is_used(&self, number: u32) -> bool {
+        self.slots.get(number as usize).is_some_and(|slot| slot.uses > 0)
+    }
+
     /// Uses `text` once more and returns its number.
     pub fn acquire(&mut self, text: &str) -> u32 {
         if let Some(number) = self.find(text) {

@@ -8,6 +8,7 @@
 //! (the space).
 
 mod compiled;
+mod image;
 mod interner;
 mod nodes;
 mod value;

@@ -7,6 +7,7 @@
 
 use roaring::RoaringBitmap;
 
+use crate::image::{Part, Reader, Unsound, Writer, ensure};
 use crate::node::NodeIx;
 
 /// One node or more.
@@ -25,7 +26,46 @@ pub struct NodeSets {
     free: Vec<u32>,
 }
 
+impl Part for NodeSets {
+    const NAME: &'static str = "sets of nodes";
+    const VERSION: u32 = 1;
+
+    fn write(&self, out: &mut Writer<'_>) {
+        let Self { bitmaps, free } = self;
+        out.count(bitmaps.len());
+        let mut bytes = Vec::new();
+        for bitmap in bitmaps {
+            bytes.clear();
+            bitmap.serialize_into(&mut bytes).expect("memory takes what is written to it");
+            out.pods(&bytes);
+        }
+        out.pods(free);
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self, Unsound> {
+        let count = input.count()?;
+        let mut bitmaps: Vec<RoaringBitmap> = input.room(count);
+        for _ in 0..count {
+            let bytes: Vec<u8> = input.pods()?;
+            let bitmap = RoaringBitmap::deserialize_from(&bytes[..]);
+            bitmaps.push(bitmap.map_err(|_| Unsound::Content("a set of nodes"))?);
+        }
+        let free: Vec<u32> = input.pods()?;
+        let within = |&number: &u32| (number as usize) < bitmaps.len();
+        ensure(free.iter().all(within), "a free set of nodes")?;
+        Ok(Self { bitmaps, free })
+    }
+}
+
 impl NodeSets {
+    /// Whether a set is one of these.
+    pub fn has(&self, set: NodeSet) -> bool {
+        match set {
+            NodeSet::One(_) => true,
+            NodeSet::Many(number) => (number as usize) < self.bitmaps.len(),
+        }
+    }
+
     /// Adds a node to a set.
     pub fn insert(&mut self, set: &mut NodeSet, node: NodeIx) {
         match *set {

@@ -107,7 +107,8 @@ impl Coded {
 }
 
 /// A key and what a memory has under it, in twelve bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
 pub struct Entry {
     /// Number of the key, above the tag.
     key_and_tag: u32,
@@ -127,6 +128,12 @@ impl Entry {
         assert!(key < Self::KEYS_MAX, "the bound on keys leaves room for the tag");
         let (high, low) = ((value.word >> 32) as u32, value.word as u32);
         Self { key_and_tag: key << 8 | value.tag as u32, high, low }
+    }
+
+    /// The tag is one; what is read from an image is believed only after this.
+    pub fn is_sound(self) -> bool {
+        let tag = TAGS.get((self.key_and_tag & 0xFF) as usize);
+        tag.is_some_and(|tag| *tag != Tag::Text || self.high == 0)
     }
 
     /// Number of the key.

@@ -94,6 +94,11 @@ impl Shard {
         }
     }
 
+    /// A memory is being read to be changed.
+    pub(super) fn is_patching(&self) -> bool {
+        self.collects.values().any(|c| matches!(c.purpose, Purpose::Patch { .. }))
+    }
+
     pub(super) fn existing(&self, space: &SpaceName, key: MemoryKey) -> Option<(NodeIx, &Entry)> {
         let space = self.space(space).ok()?;
         let node = space.live_node(key, self.now)?;

@@ -8,13 +8,16 @@
 
 mod associate;
 mod collect;
+mod freeze;
 mod home;
+mod image;
 mod owner;
 mod recovery;
 mod search;
 mod spaces;
+mod table;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use crate::key::{KeyMap, Partitioner, ShardIx};
@@ -27,9 +30,14 @@ use crate::space::{LogAddress, Space, Surroundings, Tells};
 use crate::text::Analyzer;
 
 use collect::Collect;
+use freeze::Freeze;
+pub use freeze::Settled;
 use home::Op;
+pub use image::ShardImage;
+use image::Untold;
 pub(crate) use owner::check_direction;
 pub(crate) use search::keep_stronger;
+use table::SpaceTable;
 
 /// The shard that decides about spaces.
 const AUTHORITY: ShardIx = ShardIx(0);
@@ -113,7 +121,7 @@ pub struct Shard {
     now: Timestamp,
     clock: Timestamp,
     analyzer: Analyzer,
-    spaces: BTreeMap<SpaceNumber, Space>,
+    spaces: SpaceTable,
     space_numbers: HashMap<SpaceName, SpaceNumber>,
     dropped_spaces: HashMap<SpaceName, Timestamp>,
     next_space: u32,
@@ -129,6 +137,8 @@ pub struct Shard {
     effects: Vec<Effect>,
     poisoned: bool,
     replaying: bool,
+    untold: Untold,
+    freeze: Freeze,
     exchanged: u16,
     scans: VecDeque<search::Scan>,
     scratch: search::Scratches,
@@ -146,15 +156,21 @@ struct Parked {
 impl Shard {
     /// An empty shard with the default space, ready to replay.
     pub fn new(config: ShardConfig) -> Self {
+        let mut shard = Self::without_spaces(config);
+        shard.create_default_space();
+        shard
+    }
+
+    fn without_spaces(config: ShardConfig) -> Self {
         assert!(config.me.0 < config.partitioner.shards(), "a shard is one of those there are");
-        let mut shard = Self {
+        Self {
             me: config.me,
             partitioner: config.partitioner,
             seed: config.seed,
             now: Timestamp::default(),
             clock: Timestamp::default(),
             analyzer: Analyzer::new(),
-            spaces: BTreeMap::new(),
+            spaces: SpaceTable::default(),
             space_numbers: HashMap::new(),
             dropped_spaces: HashMap::new(),
             next_space: 0,
@@ -170,13 +186,13 @@ impl Shard {
             effects: Vec::new(),
             poisoned: false,
             replaying: true,
+            untold: Untold::Everything,
+            freeze: Freeze::default(),
             exchanged: 0,
             scans: VecDeque::new(),
             scratch: search::Scratches::default(),
             associations: 0,
-        };
-        shard.create_default_space();
-        shard
+        }
     }
 
     /// Does what an event asks for; the effects are fetched by [`Shard::effects`].
@@ -186,6 +202,7 @@ impl Shard {
             Event::Request { ticket, request } => self.on_request(ticket, request),
             Event::Envelope { from, envelope } => {
                 self.clock = self.clock.max(envelope.clock);
+                self.freeze.count_heard(&envelope.message);
                 self.on_message(from, envelope.message);
             }
             Event::Durable { sequence, log_bytes } => {
@@ -240,7 +257,7 @@ impl Shard {
     }
 
     fn run_background(&mut self) -> bool {
-        if self.replaying {
+        if self.replaying || self.stands_still() {
             return false;
         }
         self.run_association() | self.run_index_build()
@@ -253,6 +270,7 @@ impl Shard {
     }
 
     fn on_message(&mut self, from: ShardIx, message: Message) {
+        let Some(message) = self.freeze.pass(from, message) else { return };
         match message {
             Message::Ask(op, ask) => self.on_ask(from, op, ask),
             Message::Reply(op, reply) => self.on_reply(from, op, reply),
@@ -264,6 +282,7 @@ impl Shard {
         if to == self.me {
             self.local.push_back((to, message));
         } else {
+            self.freeze.count_told(&message);
             let envelope = Envelope { clock: self.clock, message };
             self.effects.push(Effect::Send { to, envelope });
         }
@@ -339,12 +358,23 @@ impl Shard {
             replaying: self.replaying,
         };
         let value = f(space, &mut surroundings);
-        if !self.replaying {
-            for (to, tell) in tells {
-                self.send(to, Message::Tell(name.clone(), tell));
+        self.tell(name, tells);
+        Ok(value)
+    }
+
+    /// Sends tells, or, while records are replayed, keeps those that others do not know yet.
+    fn tell(&mut self, name: &SpaceName, tells: Tells) {
+        match &mut self.untold {
+            _ if !self.replaying => {
+                for (to, tell) in tells {
+                    self.send(to, Message::Tell(name.clone(), tell));
+                }
+            }
+            Untold::Everything => {}
+            Untold::Since(kept) => {
+                kept.extend(tells.into_iter().map(|(to, tell)| (to, name.clone(), tell)));
             }
         }
-        Ok(value)
     }
 
     fn tell_everyone(&mut self, name: &SpaceName, tell: impl Fn() -> Tell) {

@@ -13,6 +13,7 @@ use crate::request::LinkName;
 use crate::space::LogAddress;
 
 use super::Shard;
+use super::image::Untold;
 
 impl Shard {
     /// Applies the next record of the log, which lies at `address`.
@@ -128,9 +129,18 @@ impl Shard {
                 self.tell_everyone(name, || Tell::Space { at, config: config.clone() });
             }
         }
-        for name in &names {
-            let told = self.with_space(name, |space, s| space.exchange(s));
-            assert!(told.is_ok(), "the space is one of those there are");
+        match std::mem::replace(&mut self.untold, Untold::Everything) {
+            Untold::Everything => {
+                for name in &names {
+                    let told = self.with_space(name, |space, s| space.exchange(s));
+                    assert!(told.is_ok(), "the space is one of those there are");
+                }
+            }
+            Untold::Since(kept) => {
+                for (to, name, tell) in kept {
+                    self.send(to, crate::mesh::Message::Tell(name, tell));
+                }
+            }
         }
         let name = SpaceName::default();
         for shard in 0..self.partitioner.shards() {

@@ -5,6 +5,8 @@
 //!
 //! *Not here*: what a space holds (`space`).
 
+use std::sync::Arc;
+
 use crate::key::ShardIx;
 use crate::limits;
 use crate::mesh::{OpId, Reply, Tell};
@@ -52,7 +54,7 @@ impl Shard {
         self.next_space = self.next_space.max(number.0 + 1);
         self.space_numbers.insert(name.clone(), number);
         let space = Space::new(number, name.clone(), config, at, self.seed);
-        self.spaces.insert(number, space);
+        self.spaces.insert(Arc::new(space));
     }
 
     /// Drops a space with all that is in it.
@@ -60,6 +62,7 @@ impl Shard {
         if let Some(number) = self.space_numbers.remove(name) {
             self.spaces.remove(&number);
         }
+        self.untold.forget(name);
         self.dropped_spaces.insert(name.clone(), at);
         if *name == SpaceName::default() {
             self.install_space(name, at, SpaceConfig::default());

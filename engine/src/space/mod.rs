@@ -6,6 +6,7 @@
 //! *Not here*: messages and the log (`shard`), the queue of associations (`association`).
 
 mod association;
+mod image;
 
 use std::collections::VecDeque;
 

@@ -10,6 +10,7 @@ use hashbrown::HashTable;
 use super::analysis::{Analyzed, TermKey};
 use super::postings::{Decoder, Posting, Postings, encode_all};
 use super::search::{Contribution, QueryTerm, Scratch, best, intersection, score};
+use crate::image::{Part, Reader, Unsound, Writer, ensure};
 use crate::node::NodeIx;
 
 /// Weight of a term that `df` of `documents` documents hold.
@@ -56,7 +57,65 @@ struct Term {
     postings: Postings,
 }
 
+impl Part for TextIndex {
+    const NAME: &'static str = "text index";
+    const VERSION: u32 = 1;
+
+    fn write(&self, out: &mut Writer<'_>) {
+        let Self { numbers: _, terms, free, lengths, held, documents, total_length } = self;
+        out.count(terms.len());
+        for Term { key, df, postings } in terms {
+            out.u64(key.0);
+            out.u32(*df);
+            postings.write(out);
+        }
+        out.pods(free);
+        out.pods(lengths);
+        out.lists(held.iter().map(|held| &**held));
+        out.u64(*documents);
+        out.u64(*total_length);
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self, Unsound> {
+        let count = input.count()?;
+        let mut terms: Vec<Term> = input.room(count);
+        for _ in 0..count {
+            let (key, df) = (TermKey(input.u64()?), input.u32()?);
+            terms.push(Term { key, df, postings: Postings::read(input)? });
+        }
+        let free: Vec<u32> = input.pods()?;
+        let lengths = input.pods()?;
+        let held = input.lists(Reader::boxed_bytes)?;
+        let numbers = HashTable::new();
+        let (documents, total_length) = (input.u64()?, input.u64()?);
+        let mut index = Self { numbers, terms, free, lengths, held, documents, total_length };
+        index.check()?;
+        index.number_terms();
+        Ok(index)
+    }
+}
+
 impl TextIndex {
+    /// What was read from an image names no term and no document that is not there.
+    fn check(&self) -> Result<(), Unsound> {
+        let (terms, nodes) = (self.terms.len(), self.lengths.len());
+        ensure(self.held.len() == nodes, "the documents of the text index")?;
+        ensure(self.free.iter().all(|&number| (number as usize) < terms), "a free term")?;
+        let within = |node: u32| self.lengths.get(node as usize).is_some_and(|&length| length > 0);
+        ensure(self.terms.iter().all(|term| term.postings.all_within(&within)), "a posting")?;
+        let known = |held: &[u8]| Decoder::new(0, held).all(|p| (p.number as usize) < terms);
+        ensure(self.held.iter().all(|held| known(held)), "a document of the text index")
+    }
+
+    fn number_terms(&mut self) {
+        let (terms, numbers) = (&self.terms, &mut self.numbers);
+        let hash = |&number: &u32| terms[number as usize].key.0;
+        numbers.reserve(terms.len(), hash);
+        for (number, term) in (0u32..).zip(terms).filter(|(_, term)| term.df > 0) {
+            numbers.insert_unique(term.key.0, number, hash);
+        }
+    }
+
     /// An index without documents.
     pub fn new() -> Self {
         Self::default()

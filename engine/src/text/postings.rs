@@ -6,6 +6,8 @@
 //!
 //! *Not here*: scores (`search`), which term it is (`index`).
 
+use crate::image::{Reader, Unsound, Writer, ensure};
+
 /// Most postings in one block.
 pub(super) const BLOCK_POSTINGS: usize = 128;
 /// A list shrinks back to one block without a head at this many postings.
@@ -149,7 +151,80 @@ pub(super) enum Postings {
     Long(Vec<Block>),
 }
 
+const EMPTY: u8 = 0;
+const ONE: u8 = 1;
+const SHORT: u8 = 2;
+const LONG: u8 = 3;
+
 impl Postings {
+    /// Writes the list into an image.
+    pub(super) fn write(&self, out: &mut Writer<'_>) {
+        match self {
+            Self::Empty => out.u8(EMPTY),
+            Self::One(Posting { number, frequency }) => {
+                out.u8(ONE);
+                out.u32(*number);
+                out.u32(*frequency);
+            }
+            Self::Short(bytes) => {
+                out.u8(SHORT);
+                out.pods(bytes);
+            }
+            Self::Long(blocks) => {
+                out.u8(LONG);
+                out.count(blocks.len());
+                for Block { first, last, length_min, frequency_max, count, bytes } in blocks {
+                    for value in [first, last, length_min, frequency_max, count] {
+                        out.u32(*value);
+                    }
+                    out.pods(bytes);
+                }
+            }
+        }
+    }
+
+    /// Reads what [`Postings::write`] wrote.
+    pub(super) fn read(input: &mut Reader<'_>) -> Result<Self, Unsound> {
+        match input.u8()? {
+            EMPTY => Ok(Self::Empty),
+            ONE => Ok(Self::One(Posting { number: input.u32()?, frequency: input.u32()? })),
+            SHORT => Ok(Self::Short(input.pods()?.into_boxed_slice())),
+            LONG => {
+                let mut blocks = Vec::new();
+                for _ in 0..input.count()? {
+                    blocks.push(Block {
+                        first: input.u32()?,
+                        last: input.u32()?,
+                        length_min: input.u32()?,
+                        frequency_max: input.u32()?,
+                        count: input.u32()?,
+                        bytes: input.pods()?,
+                    });
+                }
+                ensure(!blocks.is_empty(), "a list of postings")?;
+                Ok(Self::Long(blocks))
+            }
+            _ => Err(Unsound::Content("a list of postings")),
+        }
+    }
+
+    /// Every number passes; also those at the ends of blocks.
+    pub(super) fn all_within(&self, within: &impl Fn(u32) -> bool) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::One(posting) => within(posting.number),
+            Self::Short(bytes) => Decoder::new(0, bytes).all(|p| within(p.number)),
+            Self::Long(blocks) => blocks.iter().all(|block| {
+                let mut count = 0;
+                let fits = block.postings().all(|posting| {
+                    count += 1;
+                    (block.first..=block.last).contains(&posting.number) && within(posting.number)
+                });
+                fits && count == block.count && count > 0 && block.first <= block.last
+            }),
+        }
+    }
+
     /// Adds a posting whose number is not there yet; `lengths` gives a document's length.
     pub(super) fn insert(&mut self, posting: Posting, lengths: &impl Fn(u32) -> u32) {
         match self {

@@ -6,10 +6,9 @@
 //!
 //! *Not here*: which row belongs to which memory (`slots`), the arithmetic (`kernel`).
 
-use rkyv::{Archive, Deserialize, Serialize};
-
 use super::kernel::{Kernel, Planes, Table, f16_to_f32, f32_to_f16, prefetch};
 use super::rows::{Line, Rows};
+use crate::image::{Part, Reader, Unsound, Writer};
 use crate::limits;
 use crate::model::{Metric, VectorEncoding};
 
@@ -34,7 +33,7 @@ pub struct Codec {
 }
 
 /// The rows of all vectors of one index, by slot.
-#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Vectors {
     /// Elements: signed bytes, half floats or floats.
     lines: Rows<Line>,
@@ -83,6 +82,22 @@ pub struct Encoded {
     lines: Vec<Line>,
     scale: f32,
     squares: u32,
+}
+
+impl Part for Vectors {
+    const NAME: &'static str = "vectors";
+    const VERSION: u32 = 1;
+
+    fn write(&self, out: &mut Writer<'_>) {
+        let Self { lines, scales, squares } = self;
+        out.part(lines);
+        out.part(scales);
+        out.part(squares);
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self, Unsound> {
+        Ok(Self { lines: input.part()?, scales: input.part()?, squares: input.part()? })
+    }
 }
 
 impl Codec {
@@ -304,13 +319,6 @@ impl Vectors {
     /// How many rows there are.
     pub fn len(&self) -> usize {
         self.lines.len()
-    }
-
-    /// Forgets all.
-    pub fn clear(&mut self) {
-        self.lines.clear();
-        self.scales.clear();
-        self.squares.clear();
     }
 
     /// Bytes of the elements, and of what stands beside them.

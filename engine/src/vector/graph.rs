@@ -5,12 +5,11 @@
 //!
 //! *Not here*: how points get in and out (`build`), the walk within a layer (`beam`).
 
-use rkyv::{Archive, Deserialize, Serialize};
-
 use super::beam::{Ground, Near};
 use super::codec::{Codec, Pivot, Vectors};
 use super::layer::Layer;
 use super::slots::{NONE, Slots};
+use crate::image::{Part, Reader, Unsound, Writer};
 
 /// Layers above the base, at most: 16 to the power of this many points is out of reach.
 pub const LEVELS_MAX: usize = 8;
@@ -18,7 +17,7 @@ pub const LEVELS_MAX: usize = 8;
 const LEVEL_SHIFT: u32 = 4;
 
 /// The layers, the base first.
-#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Graph {
     /// The layers; points of a layer above the entry's are not led to yet.
     pub layers: Vec<Layer>,
@@ -31,6 +30,28 @@ pub struct Graph {
 impl Default for Graph {
     fn default() -> Self {
         Self { layers: vec![Layer::base()], entry: NONE, entry_layer: 0 }
+    }
+}
+
+impl Part for Graph {
+    const NAME: &'static str = "vector graph";
+    const VERSION: u32 = 1;
+
+    fn write(&self, out: &mut Writer<'_>) {
+        let Self { layers, entry, entry_layer } = self;
+        out.count(layers.len());
+        layers.iter().for_each(|layer| out.part(layer));
+        out.u32(*entry);
+        out.u32(*entry_layer);
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self, Unsound> {
+        let count = input.count()?;
+        let mut layers = input.room(count);
+        for _ in 0..count {
+            layers.push(input.part()?);
+        }
+        Ok(Self { layers, entry: input.u32()?, entry_layer: input.u32()? })
     }
 }
 

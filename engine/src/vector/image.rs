@@ -1,18 +1,17 @@
-//! The state of an index as plain tables, to be written into an image and read from one.
+//! The state of an index as plain tables, which are written into an image and read from one.
 //!
 //! *Invariants*: what [`VectorImage::is_sound`] lets pass can be searched and changed without
 //! panic and without a read out of bounds; the tables hold no address and no choice of machine
 //! (integers and floats are little-endian, as the machine has them).
 //!
-//! *Not here*: the bytes of the file and their checksum (the storage of images).
-
-use rkyv::{Archive, Deserialize, Serialize};
+//! *Not here*: checksums (`crate::image`), files (`shards`).
 
 use super::codec::{Codec, Vectors};
 use super::graph::Graph;
 use super::kernel::Kernel;
 use super::queue::Queue;
 use super::slots::{Slots, State};
+use crate::image::{Part, Reader, Unsound, Writer};
 use crate::limits;
 use crate::model::{Metric, VectorEncoding};
 
@@ -22,7 +21,7 @@ const DEAD_MIN: usize = 64;
 const DEAD_SHARE: usize = 20;
 
 /// All that an index knows.
-#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct VectorImage {
     dimensions: u16,
     metric: u8,
@@ -40,6 +39,54 @@ pub struct VectorImage {
     pub(super) abandoned: u32,
     /// Slots that are dead or doomed.
     pub(super) graves: Vec<u32>,
+}
+
+impl Part for VectorImage {
+    const NAME: &'static str = "vector index";
+    const VERSION: u32 = 1;
+
+    fn write(&self, out: &mut Writer<'_>) {
+        let Self {
+            dimensions,
+            metric,
+            encoding,
+            seed,
+            draws,
+            vectors,
+            slots,
+            graph,
+            queue,
+            abandoned,
+            graves,
+        } = self;
+        out.u16(*dimensions);
+        out.u8(*metric);
+        out.u8(*encoding);
+        out.u64(*seed);
+        out.u64(*draws);
+        out.part(vectors);
+        out.part(slots);
+        out.part(graph);
+        out.part(queue);
+        out.u32(*abandoned);
+        out.pods(graves);
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self, Unsound> {
+        Ok(Self {
+            dimensions: input.u16()?,
+            metric: input.u8()?,
+            encoding: input.u8()?,
+            seed: input.u64()?,
+            draws: input.u64()?,
+            vectors: input.part()?,
+            slots: input.part()?,
+            graph: input.part()?,
+            queue: input.part()?,
+            abandoned: input.u32()?,
+            graves: input.pods()?,
+        })
+    }
 }
 
 impl VectorImage {

@@ -6,10 +6,9 @@
 //!
 //! *Not here*: which links are made (`select`, `build`), the walk along them (`beam`).
 
-use rkyv::{Archive, Deserialize, Serialize};
-
 use super::rows::{Line, Rows};
 use super::slots::NONE;
+use crate::image::{Part, Reader, Unsound, Writer};
 
 /// Most links of a point in the base layer.
 pub const BASE_LINKS: usize = 32;
@@ -21,7 +20,7 @@ const LINKS_PER_LINE: usize = 16;
 const NO_LINKS: Line = Line([0xff; 64]);
 
 /// Points and their links.
-#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Layer {
     links: Rows<Line>,
     /// By point, above the base: its slot, [`NONE`] where it is free.
@@ -30,6 +29,30 @@ pub struct Layer {
     below: Rows<u32>,
     free: Vec<u32>,
     is_base: bool,
+}
+
+impl Part for Layer {
+    const NAME: &'static str = "vector layer";
+    const VERSION: u32 = 1;
+
+    fn write(&self, out: &mut Writer<'_>) {
+        let Self { links, slots, below, free, is_base } = self;
+        out.part(links);
+        out.part(slots);
+        out.part(below);
+        out.pods(free);
+        out.u8(u8::from(*is_base));
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self, Unsound> {
+        Ok(Self {
+            links: input.part()?,
+            slots: input.part()?,
+            below: input.part()?,
+            free: input.pods()?,
+            is_base: input.u8()? == 1,
+        })
+    }
 }
 
 impl Layer {

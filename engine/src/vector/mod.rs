@@ -20,17 +20,18 @@ mod slots;
 mod sweep;
 mod top;
 
-pub use image::VectorImage;
 pub use kernel::Kernel;
 pub use probe::{Accept, Probe, Scope};
 pub use top::Hit;
 
+use crate::image::{self as shard_image, Part, Reader, Unsound, Writer};
 use crate::limits;
 use crate::model::{Metric, VectorEncoding};
 use crate::node::NodeIx;
 use beam::Beam;
 use build::Builder;
 use codec::{Codec, Encoded};
+use image::VectorImage;
 use slots::State;
 
 /// Fewer vectors than this are kept without a graph, however long they are.
@@ -84,17 +85,26 @@ pub struct MemoryBytes {
     pub build: usize,
 }
 
-/// An image that contradicts itself: it is refused, and the index is built from the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UnsoundImage;
+impl Part for VectorIndex {
+    const NAME: &'static str = "vector index and its builder";
+    const VERSION: u32 = 1;
 
-impl std::fmt::Display for UnsoundImage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the image of the vector index contradicts itself")
+    fn write(&self, out: &mut Writer<'_>) {
+        // The codec stands in the tables, a builder at rest knows nothing, and generations tell
+        // searches under way apart, which do not outlive the process.
+        let Self { codec: _, image, builder, generation: _ } = self;
+        assert!(builder.slot_under_way().is_none(), "an index is settled before it is written");
+        out.part(image);
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self, Unsound> {
+        let image: VectorImage = input.part()?;
+        let unsound = || Unsound::Content("the vector index");
+        let codec = image.codec(Kernel::best()).ok_or_else(unsound)?;
+        shard_image::ensure(image.is_sound(&codec), "the vector index")?;
+        Ok(Self { codec, image, builder: Builder::default(), generation: 0 })
     }
 }
-
-impl std::error::Error for UnsoundImage {}
 
 /// The vectors of one space on one shard.
 #[derive(Clone, Debug)]
@@ -128,22 +138,9 @@ impl VectorIndex {
         Self { codec, image, builder: Builder::default(), generation: 0 }
     }
 
-    /// Goes on with what [`Self::image`] gave.
-    ///
-    /// # Errors
-    /// The image contradicts itself.
-    pub fn from_image(image: VectorImage) -> Result<Self, UnsoundImage> {
-        let codec = image.codec(Kernel::best()).ok_or(UnsoundImage)?;
-        if !image.is_sound(&codec) {
-            return Err(UnsoundImage);
-        }
-        Ok(Self { codec, image, builder: Builder::default(), generation: 0 })
-    }
-
-    /// All that the index knows, to be written into an image; ends the insertion under way.
-    pub fn image(&mut self) -> &VectorImage {
+    /// Ends the insertion under way: only a settled index is written into an image.
+    pub fn settle(&mut self) {
         self.builder.settle(&self.codec, &mut self.image);
-        &self.image
     }
 
     /// Gives `node` a vector, in place of the one it had; found from now on.

@@ -4,18 +4,34 @@
 //!
 //! *Not here*: what a slot is (`slots`).
 
-use rkyv::{Archive, Deserialize, Serialize};
+use crate::image::{Part, Reader, Unsound, Writer};
 
 /// Slots in front of the head that are kept before the memory is used again.
 const SPENT_MAX: usize = 1024;
 
 /// A queue that is read by turn.
-#[derive(Clone, Debug, Default, Archive, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default)]
 pub struct Queue {
     slots: Vec<u32>,
     head: u32,
     /// Turn of the first of `slots`.
     base: u64,
+}
+
+impl Part for Queue {
+    const NAME: &'static str = "vector queue";
+    const VERSION: u32 = 1;
+
+    fn write(&self, out: &mut Writer<'_>) {
+        let Self { slots, head, base } = self;
+        out.pods(slots);
+        out.u32(*head);
+        out.u64(*base);
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self, Unsound> {
+        Ok(Self { slots: input.pods()?, head: input.u32()?, base: input.u64()? })
+    }
 }
 
 impl Queue {

@@ -5,24 +5,13 @@
 //!
 //! *Not here*: what a row means (`store`, `graph`).
 
-use rkyv::{Archive, Deserialize, Serialize};
+use crate::image::{Part, Reader, Unsound, Writer};
 
 /// Most bytes of one chunk, unless a single row is wider.
 const CHUNK_BYTES_MAX: usize = 256 << 10;
 
 /// One cache line of bytes, aligned as such; read as integers or floats by `bytemuck`.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    bytemuck::Pod,
-    bytemuck::Zeroable,
-    Archive,
-    Serialize,
-    Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 pub struct Line(pub [u8; 64]);
 
@@ -32,12 +21,36 @@ impl Line {
 }
 
 /// A growing table; row `i` is `width` elements that lie together.
-#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Rows<T> {
     width: u32,
     chunk_shift: u32,
     rows: u32,
     chunks: Vec<Vec<T>>,
+}
+
+impl<T: bytemuck::Pod> Part for Rows<T> {
+    const NAME: &'static str = "rows";
+    const VERSION: u32 = 1;
+
+    fn write(&self, out: &mut Writer<'_>) {
+        let Self { width, chunk_shift, rows, chunks } = self;
+        out.u32(*width);
+        out.u32(*chunk_shift);
+        out.u32(*rows);
+        out.count(chunks.len());
+        chunks.iter().for_each(|chunk| out.pods(chunk));
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self, Unsound> {
+        let (width, chunk_shift, rows) = (input.u32()?, input.u32()?, input.u32()?);
+        let count = input.count()?;
+        let mut chunks = input.room(count);
+        for _ in 0..count {
+            chunks.push(input.pods()?);
+        }
+        Ok(Self { width, chunk_shift, rows, chunks })
+    }
 }
 
 impl<T: Copy> Rows<T> {

@@ -8,9 +8,8 @@
 
 use std::collections::BTreeMap;
 
-use rkyv::{Archive, Deserialize, Serialize};
-
 use super::rows::Rows;
+use crate::image::{Part, Reader, Unsound, Writer};
 use crate::node::NodeIx;
 
 /// No node, or no slot.
@@ -52,7 +51,7 @@ impl State {
 }
 
 /// Slots, nodes, and what is free.
-#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Slots {
     slot_of: Rows<u32>,
     node_of: Rows<u32>,
@@ -74,6 +73,35 @@ impl Default for Slots {
             sharers: BTreeMap::new(),
             live: 0,
         }
+    }
+}
+
+impl Part for Slots {
+    const NAME: &'static str = "vector slots";
+    const VERSION: u32 = 1;
+
+    fn write(&self, out: &mut Writer<'_>) {
+        let Self { slot_of, node_of, states, free, sharers, live } = self;
+        out.part(slot_of);
+        out.part(node_of);
+        out.part(states);
+        out.pods(free);
+        out.count(sharers.len());
+        for (slot, nodes) in sharers {
+            out.u32(*slot);
+            out.pods(nodes);
+        }
+        out.u32(*live);
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self, Unsound> {
+        let (slot_of, node_of, states) = (input.part()?, input.part()?, input.part()?);
+        let free = input.pods()?;
+        let mut sharers = BTreeMap::new();
+        for _ in 0..input.count()? {
+            sharers.insert(input.u32()?, input.pods()?);
+        }
+        Ok(Self { slot_of, node_of, states, free, sharers, live: input.u32()? })
     }
 }
 
@@ -232,11 +260,6 @@ impl Slots {
         assert_ne!(self.state(slot), State::Free, "a slot is released once");
         self.states.set(slot, State::Free as u8);
         self.free.push(slot);
-    }
-
-    /// Forgets all.
-    pub fn clear(&mut self) {
-        *self = Self::default();
     }
 
     /// Bytes held.

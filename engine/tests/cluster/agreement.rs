@@ -29,7 +29,7 @@ const WORDS: &[&str] = &[
     "thunder",
 ];
 
-fn corpus(seed: u64, count: usize) -> Vec<NewMemory> {
+pub(super) fn corpus(seed: u64, count: usize) -> Vec<NewMemory> {
     let mut random = Random::new(seed);
     let memories = (0..count).map(|i| {
         let words: Vec<&str> = (0..8).map(|_| WORDS[random.below(WORDS.len())]).collect();
@@ -70,7 +70,7 @@ fn cues(random: &mut Random, count: usize) -> Vec<Cue> {
 }
 
 /// Everything that an answer says, but for how long it took and how many shards it needed.
-fn answers(cluster: &mut Cluster, count: usize) -> Vec<String> {
+pub(super) fn answers(cluster: &mut Cluster, count: usize) -> Vec<String> {
     let mut random = Random::new(99);
     let queries = (0..40).map(|i| {
         let recall = Recall {
@@ -101,7 +101,7 @@ fn answers(cluster: &mut Cluster, count: usize) -> Vec<String> {
     queries.collect()
 }
 
-fn workload(cluster: &mut Cluster, seed: u64, count: usize) {
+pub(super) fn workload(cluster: &mut Cluster, seed: u64, count: usize) {
     for batch in corpus(seed, count).chunks(17) {
         for verdict in cluster.store(batch.to_vec()) {
             verdict.expect("the corpus is valid");
@@ -134,7 +134,11 @@ fn workload(cluster: &mut Cluster, seed: u64, count: usize) {
 }
 
 /// Every link, as its source tells it or as its target does.
-fn all_links(cluster: &mut Cluster, count: usize, direction: Direction) -> BTreeSet<String> {
+pub(super) fn all_links(
+    cluster: &mut Cluster,
+    count: usize,
+    direction: Direction,
+) -> BTreeSet<String> {
     let mut links = BTreeSet::new();
     for i in 0..count {
         let (space, id) = (SpaceName::default(), id(&format!("m{i}")));

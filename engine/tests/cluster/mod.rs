@@ -1,17 +1,21 @@
 //! Several shards in one thread, with messages, syncs and slices of work in a seeded order.
 
 mod agreement;
+mod images;
 mod writes;
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
+use engram_engine::image::Header;
 use engram_engine::key::{Partitioner, ShardIx};
 use engram_engine::mesh::Envelope;
 use engram_engine::model::{MemoryId, NewMemory, SpaceName, Timestamp};
 use engram_engine::record::{Draft, HEADER_BYTES, Stamp, View};
 use engram_engine::request::{Answer, Rejection, Request, StoreMode, Stored, Wait};
-use engram_engine::shard::{Effect, Event, Remaining, Shard, ShardConfig, Ticket};
+use engram_engine::shard::{
+    Effect, Event, Remaining, Settled, Shard, ShardConfig, ShardImage, Ticket,
+};
 use engram_engine::space::LogAddress;
 
 pub type Outcome = Result<Answer, Rejection>;
@@ -74,25 +78,79 @@ impl Cluster {
 
     /// Throws everything away but what was synced, and starts from that.
     pub fn crash(&mut self) {
+        self.forget_all_but_logs();
+        self.boot();
+    }
+
+    fn forget_all_but_logs(&mut self) {
         for (log, synced) in self.logs.iter_mut().zip(&self.synced) {
             log.truncate(*synced);
         }
         self.links.clear();
         self.outcomes.clear();
-        self.boot();
+        self.shards.clear();
+    }
+
+    fn config(&self, me: u16) -> ShardConfig {
+        ShardConfig { me: ShardIx(me), partitioner: self.partitioner, seed: 5 }
+    }
+
+    fn replay(&self, shard: &mut Shard, me: u16, behind: usize) {
+        for (at, record) in self.logs[usize::from(me)].iter().enumerate().skip(behind) {
+            let view = View::read(record).expect("what was written reads back");
+            shard.replay(&view, address(at, record)).expect("what was written makes sense");
+        }
+    }
+
+    /// A picture of all shards at one moment, as bytes.
+    pub fn images(&mut self) -> Vec<Vec<u8>> {
+        self.shards.iter_mut().for_each(Shard::freeze);
+        while !self.is_still() {
+            assert!(self.advance(), "shards that settle get quiet");
+        }
+        let mut images = Vec::new();
+        for (me, shard) in (0u16..).zip(&mut self.shards) {
+            let image = shard.hold().expect("no log is poisoned");
+            let mut bytes = Vec::new();
+            image.write(&header(me, image.sequence()), &mut bytes).expect("memory takes it");
+            images.push(bytes);
+        }
+        self.shards.iter_mut().for_each(Shard::thaw);
+        images
+    }
+
+    fn is_still(&self) -> bool {
+        let settled: Vec<Settled> = self.shards.iter().map(Shard::settled).collect();
+        let told: u64 = settled.iter().map(|s| s.told).sum();
+        let heard: u64 = settled.iter().map(|s| s.heard).sum();
+        told == heard && settled.iter().all(|s| s.quiet)
+    }
+
+    /// Throws everything away but what was synced, and starts from images and what was written to
+    /// the logs since.
+    pub fn crash_to(&mut self, images: &[Vec<u8>]) {
+        self.forget_all_but_logs();
+        for (me, bytes) in (0u16..).zip(images) {
+            let (_, image) = ShardImage::read(&mut &bytes[..]).expect("it was written whole");
+            let behind = image.sequence() as usize;
+            let mut shard = Shard::from_image(self.config(me), image);
+            self.replay(&mut shard, me, behind);
+            self.shards.push(shard);
+        }
+        self.exchange();
     }
 
     fn boot(&mut self) {
         self.shards.clear();
         for me in 0..self.partitioner.shards() {
-            let config = ShardConfig { me: ShardIx(me), partitioner: self.partitioner, seed: 5 };
-            let mut shard = Shard::new(config);
-            for (at, record) in self.logs[usize::from(me)].iter().enumerate() {
-                let view = View::read(record).expect("what was written reads back");
-                shard.replay(&view, address(at, record)).expect("what was written makes sense");
-            }
+            let mut shard = Shard::new(self.config(me));
+            self.replay(&mut shard, me, 0);
             self.shards.push(shard);
         }
+        self.exchange();
+    }
+
+    fn exchange(&mut self) {
         for me in 0..self.shards.len() {
             self.shards[me].start_exchange(Timestamp(self.now));
             self.perform(me);
@@ -215,6 +273,20 @@ impl Cluster {
             Ok(Answer::Stored { verdicts, .. }) => verdicts,
             other => panic!("not stored: {other:?}"),
         }
+    }
+}
+
+fn header(shard: u16, sequence: u64) -> Header {
+    Header {
+        directory: 1,
+        generation: 1,
+        shards: 1,
+        shard,
+        set: 1,
+        sequence,
+        segment: 0,
+        nonce: 0,
+        layout: 0,
     }
 }
 

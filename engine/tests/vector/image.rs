@@ -1,21 +1,55 @@
 //! Images: what is read back is what was written, and nothing else is believed.
 
-use rkyv::rancor::Error;
+use engram_engine::image::{HEADER_BYTES, Header, Reader, Writer};
 
 use super::*;
-use engram_engine::vector::VectorImage;
 
 const DIMENSIONS: usize = 512;
 
+const HEADER: Header = Header {
+    directory: 1,
+    generation: 1,
+    shards: 1,
+    shard: 0,
+    set: 1,
+    sequence: 1,
+    segment: 1,
+    nonce: 1,
+    layout: 1,
+};
+/// Bytes in front of a chunk, the last four of them its checksum.
+const FRAME_BYTES: usize = 8;
+
+/// The contents of an index's image, without header, frames and checksums.
 fn written(index: &mut VectorIndex) -> Vec<u8> {
-    rkyv::to_bytes::<Error>(index.image()).expect("tables can be written").to_vec()
+    index.settle();
+    let mut image = Vec::new();
+    let mut writer = Writer::new(&mut image, &HEADER);
+    writer.part(index);
+    writer.finish().expect("memory takes what is written to it");
+    let (mut rest, mut contents) = (&image[HEADER_BYTES..], Vec::new());
+    loop {
+        let length: [u8; 4] = rest[..4].try_into().expect("a frame");
+        let (chunk, later) = rest[FRAME_BYTES..].split_at(u32::from_le_bytes(length) as usize);
+        if chunk.is_empty() {
+            return contents;
+        }
+        contents.extend_from_slice(chunk);
+        rest = later;
+    }
 }
 
-fn read(bytes: &[u8]) -> Option<VectorIndex> {
-    let mut aligned = rkyv::util::AlignedVec::<16>::new();
-    aligned.extend_from_slice(bytes);
-    let image = rkyv::from_bytes::<VectorImage, Error>(&aligned).ok()?;
-    VectorIndex::from_image(image).ok()
+/// Reads contents under checksums that fit.
+fn read(contents: &[u8]) -> Option<VectorIndex> {
+    let mut image = Vec::new();
+    let mut writer = Writer::new(&mut image, &HEADER);
+    writer.raw(contents);
+    writer.finish().expect("memory takes what is written to it");
+    let mut image = &image[..];
+    let (_, mut reader) = Reader::new(&mut image).expect("the header is whole");
+    let index = reader.part().ok()?;
+    reader.finish().ok()?;
+    Some(index)
 }
 
 /// An index in the midst of everything: some linked, some dead, some waiting.
