@@ -66,6 +66,25 @@ pub const FILTER_DEPTH_MAX: usize = 8;
 pub const FILTER_VALUES_MAX: usize = 10_000;
 /// Most ids in one reinforce or forget request.
 pub const IDS_PER_REQUEST_MAX: usize = 10_000;
+/// Recalls that one shard is home of and works on at once.
+pub const RECALLS_IN_FLIGHT_MAX: usize = 32;
+/// Recalls that wait for that.
+pub const RECALLS_WAITING_MAX: usize = 1024;
+/// Longest time that a recall waits, and half of its own at most; past it, 429.
+pub const RECALL_WAIT_MS_MAX: u64 = 100;
+/// Writes that one shard is home of and works on at once: many, since they share their syncs.
+pub const WRITES_IN_FLIGHT_MAX: usize = 1024;
+/// Writes that wait for that.
+pub const WRITES_WAITING_MAX: usize = 4096;
+/// Other reads that one shard is home of and works on at once.
+pub const READS_IN_FLIGHT_MAX: usize = 256;
+/// Other reads that wait for that.
+pub const READS_WAITING_MAX: usize = 4096;
+/// Longest time that writes and other reads wait; past it, 429.
+pub const WAIT_MS_MAX: u64 = 5000;
+/// Bytes of records that are not yet on disk, past which no further write is begun: what is answered
+/// before it is durable could pile up otherwise.
+pub const LOG_WAITING_BYTES_MAX: u64 = 32 << 20;
 /// Most shards of one server.
 pub const SHARDS_MAX: usize = 1024;
 

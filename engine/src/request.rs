@@ -416,6 +416,8 @@ pub enum Code {
     DeadlineExceeded,
     /// 500: a record that was acknowledged can't be read back.
     Unreadable,
-    /// 507: the memory or disk budget is reached; reads go on.
-    OutOfBudget,
+    /// 507: the memory budget is reached; reads and forgetting go on.
+    MemoryBudget,
+    /// 507: the disk is nearly full; reads and forgetting go on.
+    DiskBudget,
 }

@@ -78,13 +78,14 @@ fn engine_row(code: Code) -> Row {
         Code::Poisoned => (503, "poisoned", "The log could not be written; reads go on"),
         Code::DeadlineExceeded => (504, "deadline_exceeded", "The deadline passed"),
         Code::Unreadable => (500, "unreadable", "A record can't be read back"),
-        Code::OutOfBudget => (507, "out_of_budget", "The memory or disk budget is reached"),
+        Code::MemoryBudget => (507, "memory_budget", "The memory budget is reached"),
+        Code::DiskBudget => (507, "disk_budget", "The disk is nearly full"),
     };
     Row { status, name, title }
 }
 
 /// The engine's codes in the order of their table.
-pub const ENGINE_CODES: [Code; 14] = [
+pub const ENGINE_CODES: [Code; 15] = [
     Code::NotFound,
     Code::SpaceNotFound,
     Code::AlreadyExists,
@@ -98,7 +99,8 @@ pub const ENGINE_CODES: [Code; 14] = [
     Code::Poisoned,
     Code::DeadlineExceeded,
     Code::Unreadable,
-    Code::OutOfBudget,
+    Code::MemoryBudget,
+    Code::DiskBudget,
 ];
 
 /// A reason to refuse, of either side.

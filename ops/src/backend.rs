@@ -15,11 +15,15 @@ use engram_net::{Backend, Phase, Readiness};
 use engram_shards::{Counters, Handle, ShardPhase, Status};
 use serde_json::Value;
 
+use crate::budget::Readings;
+
 /// What the cores of one server share, beside their shards.
 #[derive(Debug)]
 pub struct Shared {
     /// The placement, as `GET /api/v1/topology` shows it.
     pub topology: Value,
+    /// What of memory and disk is in use.
+    pub readings: Arc<Readings>,
     /// The server was told to stop.
     pub draining: AtomicBool,
     /// Cores that accept connections.
@@ -59,6 +63,7 @@ impl Backend for Core {
 
     fn metrics(&self, out: &mut Exposition) {
         write_metrics(self.handle.status(), out);
+        write_budget(self.handle.status(), &self.shared.readings, out);
     }
 }
 
@@ -96,7 +101,13 @@ fn readiness(status: &Status, draining: bool) -> Readiness {
 /// metric's.
 type Row = (&'static str, &'static str, fn(&Counters) -> &AtomicU64, f64);
 
-const COUNTERS: [Row; 9] = [
+const COUNTERS: [Row; 10] = [
+    (
+        "engram_shard_refused_total",
+        "Requests refused with 429 because too much was under way.",
+        |c| &c.refused,
+        1.0,
+    ),
     ("engram_shard_requests_total", "Requests whose home a shard was.", |c| &c.requests, 1.0),
     ("engram_log_records_total", "Records appended to the log.", |c| &c.appends, 1.0),
     ("engram_log_written_bytes_total", "Bytes written to the log.", |c| &c.log_written_bytes, 1.0),
@@ -128,4 +139,29 @@ fn write_metrics(status: &Status, out: &mut Exposition) {
             out.sample(name, &[("shard", &shard.to_string())], value);
         }
     }
+}
+
+fn write_budget(status: &Status, readings: &Readings, out: &mut Exposition) {
+    let value = |reading: &AtomicU64| reading.load(Ordering::Relaxed);
+    let sum = |counter: fn(&Counters) -> &AtomicU64| -> u64 {
+        status.shards().iter().map(|shard| value(counter(shard))).sum()
+    };
+    let memory = "engram_memory_bytes";
+    out.family(Kind::Gauge, memory, "Memory of the process by part; owed is what will be taken.");
+    for (part, bytes) in [
+        ("heap", value(&readings.heap)),
+        ("resident", value(&readings.resident)),
+        ("images", value(&readings.images)),
+        ("record_cache", sum(|shard| &shard.cache_bytes)),
+        ("owed", sum(|shard| &shard.owed_bytes)),
+        ("limit", value(&readings.memory_limit)),
+    ] {
+        out.sample(memory, &[("part", part)], bytes);
+    }
+    let free = value(&readings.disk_free);
+    out.single(Kind::Gauge, "engram_disk_free_bytes", "Free bytes of the data directory.", free);
+    let full = "engram_budget_reached";
+    out.family(Kind::Gauge, full, "1 where writes are refused with 507 for want of this.");
+    out.sample(full, &[("budget", "memory")], value(&readings.memory_full));
+    out.sample(full, &[("budget", "disk")], value(&readings.disk_full));
 }

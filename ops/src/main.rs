@@ -7,6 +7,7 @@
 
 mod arguments;
 mod backend;
+mod budget;
 mod client;
 mod commands;
 mod evaluation;
@@ -22,7 +23,7 @@ use arguments::Refused;
 
 /// A heap for each thread: no core waits for another to allocate.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: engram_platform::Heap = engram_platform::Heap;
 
 fn main() {
     let failure = match arguments::read(std::env::args_os().collect()) {

@@ -20,6 +20,7 @@ use engram_shards::{CorePlace, Directory, Handle, Running, ShardPhase, ShardsErr
 use flume::{Receiver, Sender};
 
 use crate::backend::{Core, Shared};
+use crate::budget::{Limits, Readings, Watch};
 use crate::client::Url;
 use crate::commands::machine_report;
 use crate::failure::{Failure, Status};
@@ -28,6 +29,12 @@ use crate::failure::{Failure, Status};
 pub const RING_ENTRIES: u32 = 128;
 /// Share of the memory budget that keeps records which were read or written lately.
 const CACHE_SHARE: u64 = 8;
+/// Share of the memory budget that bodies of requests may hold, and its bounds for each core.
+const BODY_SHARE: u64 = 16;
+const BODY_BYTES_MIN: u64 = 8 << 20;
+const BODY_BYTES_MAX: u64 = 256 << 20;
+/// A heap within a smaller budget does without pages of 2 MiB.
+const HUGE_PAGES_FROM_BYTES: u64 = 4 << 30;
 /// How often a start that is waited for is looked at.
 const START_PAUSE: Duration = Duration::from_millis(5);
 
@@ -92,6 +99,11 @@ impl Server {
         let report = machine_report(&plan.placement)?;
         let shards = u16::try_from(report.placement.shards.len()).unwrap_or(u16::MAX);
         check(plan, shards, &report)?;
+        if plan.memory_bytes < HUGE_PAGES_FROM_BYTES
+            && let Err(error) = engram_platform::allow_huge_pages(false)
+        {
+            log::info!("the heap takes more memory than it needs: {error}");
+        }
         let port = Port::claim(plan.listen).map_err(Failure::because("the server can't listen"))?;
         let directory = Directory::open(&plan.data_dir, shards).map_err(of_shards)?;
         warn_of_shards(&directory, shards);
@@ -103,8 +115,10 @@ impl Server {
         let topology =
             serde_json::to_value(&report).map_err(Failure::because("the topology is no JSON"))?;
         let (sender, receiver) = flume::bounded(0);
+        let readings = Arc::new(Readings::default());
         let shared = Arc::new(Shared {
             topology,
+            readings: readings.clone(),
             draining: AtomicBool::new(false),
             listening: AtomicUsize::new(0),
         });
@@ -115,15 +129,27 @@ impl Server {
             drain: plan.drain,
             auth: plan.auth.clone(),
             metrics_guarded: plan.metrics_guarded,
+            body_bytes_max: body_bytes(plan, shards),
             connections_max: engram_net::connections_per_core(usize::from(shards)),
             local_names_only: plan.listen.ip().is_loopback() && !plan.auth.is_required(),
             ..Options::default()
         };
-        let (address, cores) = (port.address(), stopper.clone());
+        let (address, cores, ended) = (port.address(), stopper.clone(), receiver.clone());
         let serve = move |handle| {
             serve_core(handle, port.clone(), options.clone(), cores.clone(), receiver.clone())
         };
         let running = engram_shards::start(config, serve).map_err(of_shards)?;
+        let limits = Limits {
+            memory_bytes: plan.memory_bytes,
+            data_dir: plan.data_dir.clone(),
+            disk_reserve_bytes: engram_shards::DISK_RESERVE_BYTES * u64::from(shards),
+            images: None,
+        };
+        let watch = Watch::new(limits, running.status().clone(), running.rooms().clone(), readings);
+        std::thread::Builder::new()
+            .name("budget".to_owned())
+            .spawn(move || watch.run(&ended))
+            .map_err(Failure::because("the watch over memory can't start"))?;
         Ok(Self { address, running, stopper })
     }
 
@@ -135,6 +161,16 @@ impl Server {
     /// Where it is reached on this machine.
     pub fn url(&self) -> Url {
         self.address.to_string().parse().expect("an address is a URL")
+    }
+
+    /// How many shards it has.
+    pub fn shards(&self) -> usize {
+        self.running.status().shards().len()
+    }
+
+    /// What of memory and disk is in use.
+    pub fn readings(&self) -> &Arc<Readings> {
+        &self.stopper.shared.readings
     }
 
     /// The right to tell it to stop.
@@ -306,6 +342,12 @@ fn places(report: &TopologyReport) -> Vec<CorePlace> {
 fn cache_bytes(plan: &Plan, shards: u16) -> usize {
     let share = plan.memory_bytes / CACHE_SHARE / u64::from(shards.max(1));
     usize::try_from(share).unwrap_or(usize::MAX)
+}
+
+/// Bytes of request bodies that one core may hold.
+fn body_bytes(plan: &Plan, shards: u16) -> usize {
+    let share = plan.memory_bytes / BODY_SHARE / u64::from(shards.max(1));
+    usize::try_from(share.clamp(BODY_BYTES_MIN, BODY_BYTES_MAX)).unwrap_or(usize::MAX)
 }
 
 fn of_shards(error: ShardsError) -> Failure {

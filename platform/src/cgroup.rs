@@ -55,9 +55,25 @@ pub struct MemoryLimit {
     pub used_bytes: u64,
     /// The folder that says so.
     pub source: PathBuf,
+    #[serde(skip)]
+    version: Version,
 }
 
 impl MemoryLimit {
+    /// Bytes in use at this moment, page cache left out, which the kernel gives back under pressure.
+    pub fn held_now_bytes(&self) -> u64 {
+        let (usage, prefix) = match self.version {
+            Version::V1 => ("memory.usage_in_bytes", "total_"),
+            Version::V2 => ("memory.current", ""),
+        };
+        let stat = fs::read_to_string(self.source.join("memory.stat")).unwrap_or_default();
+        let cached = ["active_file", "inactive_file"]
+            .iter()
+            .filter_map(|name| stat_field(&stat, &format!("{prefix}{name}")));
+        let used = read_number(&self.source.join(usage)).unwrap_or(0);
+        used.saturating_sub(cached.sum())
+    }
+
     /// What is left.
     pub fn available_bytes(&self) -> u64 {
         self.limit_bytes.saturating_sub(self.used_bytes)
@@ -230,7 +246,7 @@ fn memory_v1(folder: &Path) -> Option<MemoryLimit> {
     let limit = own.into_iter().chain(with_ancestors).min()?;
     let used = read_number(&folder.join("memory.usage_in_bytes")).unwrap_or(0);
     let idle = stat_field(&stat, "total_inactive_file").unwrap_or(0);
-    memory_limit(limit, used.saturating_sub(idle), folder)
+    memory_limit(limit, used.saturating_sub(idle), folder, Version::V1)
 }
 
 fn memory_v2(folder: &Path) -> Option<MemoryLimit> {
@@ -239,11 +255,16 @@ fn memory_v2(folder: &Path) -> Option<MemoryLimit> {
     let limit = names.iter().filter_map(|name| read_number(&folder.join(name))).min()?;
     let used = read_number(&folder.join("memory.current")).unwrap_or(0);
     let idle = stat_field(&stat, "inactive_file").unwrap_or(0);
-    memory_limit(limit, used.saturating_sub(idle), folder)
+    memory_limit(limit, used.saturating_sub(idle), folder, Version::V2)
 }
 
-fn memory_limit(limit_bytes: u64, used_bytes: u64, folder: &Path) -> Option<MemoryLimit> {
-    let limit = MemoryLimit { limit_bytes, used_bytes, source: folder.to_owned() };
+fn memory_limit(
+    limit_bytes: u64,
+    used_bytes: u64,
+    folder: &Path,
+    version: Version,
+) -> Option<MemoryLimit> {
+    let limit = MemoryLimit { limit_bytes, used_bytes, source: folder.to_owned(), version };
     (limit_bytes < MEMORY_UNLIMITED_BYTES).then_some(limit)
 }
 

@@ -17,6 +17,7 @@ struct Cached {
 
 /// A second-chance cache of the heads of records.
 pub struct Cache {
+    size: usize,
     bytes_max: usize,
     bytes: usize,
     records: HashMap<CacheKey, Cached>,
@@ -29,12 +30,24 @@ const OVERHEAD_BYTES: usize = 96;
 impl Cache {
     /// An empty cache of at most `bytes_max` bytes.
     pub fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, bytes: 0, records: HashMap::new(), order: VecDeque::new() }
+        Self {
+            size: bytes_max,
+            bytes_max,
+            bytes: 0,
+            records: HashMap::new(),
+            order: VecDeque::new(),
+        }
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Leaves it so much of the size that it was made with, in units of 1/1000.
+    pub fn resize(&mut self, permille: u16) {
+        self.bytes_max = self.size / 1000 * usize::from(permille.min(1000));
+        self.make_room(0);
     }
 
     /// A record's bytes.
@@ -50,6 +63,17 @@ impl Cache {
         if size > self.bytes_max / 8 {
             return;
         }
+        self.make_room(size);
+        let previous = self.records.insert(key, Cached { bytes, used: false });
+        match previous {
+            Some(old) => self.bytes -= old.bytes.len() + OVERHEAD_BYTES,
+            None => self.order.push_back(key),
+        }
+        self.bytes += size;
+    }
+
+    /// Lets go of records until `size` more bytes fit.
+    fn make_room(&mut self, size: usize) {
         while self.bytes + size > self.bytes_max {
             let Some(oldest) = self.order.pop_front() else { break };
             let used = self.records.get_mut(&oldest).map(|c| std::mem::take(&mut c.used));
@@ -63,11 +87,5 @@ impl Cache {
                 None => {}
             }
         }
-        let previous = self.records.insert(key, Cached { bytes, used: false });
-        match previous {
-            Some(old) => self.bytes -= old.bytes.len() + OVERHEAD_BYTES,
-            None => self.order.push_back(key),
-        }
-        self.bytes += size;
     }
 }

@@ -15,6 +15,7 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use engram_engine::key::ShardIx;
+use engram_engine::limits;
 use engram_engine::mesh::{Ask, Message};
 use engram_engine::model::Timestamp;
 use engram_engine::request::{Answer, Code, Rejection, Request};
@@ -23,6 +24,7 @@ use engram_engine::space::LogAddress;
 use flume::Receiver;
 use glommio::timer::sleep;
 
+use crate::admission::{Admission, Permit};
 use crate::cache::Cache;
 use crate::log::Log;
 use crate::mesh::{Delivery, Outbox};
@@ -40,6 +42,8 @@ const BUSY_PAUSE: Duration = Duration::from_millis(1);
 const BUSY_US: i64 = 2000;
 /// How often deadlines are looked at while operations are under way.
 const TICK: Duration = Duration::from_millis(5);
+/// Pause of a write while records wait for the disk.
+const LOG_PAUSE: Duration = Duration::from_millis(1);
 /// Pause before a full inbox is tried again.
 const RETRY_PAUSE: Duration = Duration::from_micros(50);
 
@@ -58,6 +62,7 @@ pub(crate) struct Core {
     pub(crate) log: Log<RingDisk>,
     pub(crate) status: Arc<Status>,
     outbox: Outbox,
+    admission: Rc<Admission>,
     cache: RefCell<Cache>,
     waiters: RefCell<HashMap<u64, Waiter>>,
     next_ticket: Cell<u64>,
@@ -83,6 +88,7 @@ impl Core {
             log,
             status,
             outbox,
+            admission: Admission::new(now),
             cache: RefCell::new(Cache::new(cache_bytes)),
             waiters: RefCell::default(),
             next_ticket: Cell::new(0),
@@ -118,6 +124,13 @@ impl Core {
         self.work.notify();
     }
 
+    /// Takes so much from the size of the record cache, in units of 1/1000.
+    pub(crate) fn shrink_cache(&self, less_permille: u16) {
+        let mut cache = self.cache.borrow_mut();
+        cache.resize(1000_u16.saturating_sub(less_permille));
+        self.counters().cache_bytes.store(cache.bytes() as u64, Ordering::Relaxed);
+    }
+
     fn perform(self: &Rc<Self>, effect: Effect) {
         match effect {
             Effect::Send { to, envelope } => {
@@ -130,6 +143,8 @@ impl Core {
             Effect::Append { sequence, draft, place } => {
                 Counters::add(&self.counters().appends, 1);
                 let address = self.log.append(sequence, &draft);
+                let waiting = self.log.waiting_bytes();
+                self.counters().log_waiting_bytes.store(waiting, Ordering::Relaxed);
                 if let Some(place) = place {
                     self.shard.borrow_mut().placed(place, address);
                     if let Some(head) = self.log.unwritten(address, address.head_bytes as usize) {
@@ -218,7 +233,10 @@ impl Core {
                     counters.log_bytes.store(log_bytes, Ordering::Relaxed);
                     let cache_bytes = self.cache.borrow().bytes() as u64;
                     counters.cache_bytes.store(cache_bytes, Ordering::Relaxed);
+                    let waiting = self.log.waiting_bytes();
+                    self.counters().log_waiting_bytes.store(waiting, Ordering::Relaxed);
                     self.drive(Event::Durable { sequence: flushed.sequence, log_bytes });
+                    self.note_owed();
                 }
                 Err(error) => {
                     let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -246,6 +264,7 @@ impl Core {
                 remaining
             };
             Counters::add(&self.counters().slices, 1);
+            self.note_owed();
             effects.drain(..).for_each(|effect| self.perform(effect));
             self.finish_local();
             match remaining {
@@ -255,6 +274,12 @@ impl Core {
                 Remaining::Background => sleep(SLICE_PAUSE).await,
             }
         }
+    }
+
+    /// Says how much memory the work that waits will take.
+    fn note_owed(&self) {
+        let owed = self.shard.borrow().owed_bytes();
+        self.counters().owed_bytes.store(owed, Ordering::Relaxed);
     }
 
     /// Clients of any core ask something of this shard.
@@ -282,6 +307,7 @@ impl Core {
             while self.shard.borrow().in_flight() > 0 {
                 sleep(TICK).await;
                 self.drive(Event::Tick);
+                self.admission.expire();
             }
         }
     }
@@ -313,6 +339,7 @@ impl Handle {
         let core = self.core.clone();
         async move {
             core.check_running()?;
+            let _permit = core.admit(&request).await?;
             Counters::add(&core.counters().requests, 1);
             let ticket = core.next_ticket.get();
             core.next_ticket.set(ticket + 1);
@@ -353,6 +380,37 @@ impl Drop for WaiterGuard {
 }
 
 impl Core {
+    /// Waits until there is room for a request.
+    async fn admit(&self, request: &Request) -> Result<Permit, Rejection> {
+        self.started.notify();
+        let permit = self.admission.enter(request).await;
+        if permit.is_err() {
+            Counters::add(&self.counters().refused, 1);
+        }
+        let permit = permit?;
+        if permit.is_write() {
+            self.wait_for_log().await?;
+        }
+        Ok(permit)
+    }
+
+    /// Waits while some shard has more records in memory than its log should keep waiting.
+    async fn wait_for_log(&self) -> Result<(), Rejection> {
+        let mut pauses = limits::WAIT_MS_MAX;
+        while self.status.log_waiting_bytes() > limits::LOG_WAITING_BYTES_MAX
+            && self.status.phase() != ShardPhase::Poisoned
+        {
+            if pauses == 0 {
+                Counters::add(&self.counters().refused, 1);
+                let detail = "the disk takes longer than records come; try again later";
+                return Err(Rejection::new(Code::TooManyRequests, detail));
+            }
+            pauses -= 1;
+            sleep(LOG_PAUSE).await;
+        }
+        Ok(())
+    }
+
     fn check_running(&self) -> Result<(), Rejection> {
         match self.counters().phase() {
             ShardPhase::Running | ShardPhase::Poisoned | ShardPhase::Draining => {}

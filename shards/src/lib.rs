@@ -5,6 +5,7 @@
 //!
 //! *Not here*: what a memory is (`engram-engine`), HTTP (`engram-net`).
 
+mod admission;
 mod cache;
 mod core;
 mod directory;
@@ -16,6 +17,7 @@ mod notify;
 mod plain;
 pub mod recover;
 mod ring;
+mod room;
 mod run;
 pub mod segment;
 mod status;
@@ -25,5 +27,7 @@ pub use directory::{Directory, Manifest};
 pub use error::ShardsError;
 pub use plain::PlainDisk;
 pub use ring::RingDisk;
+pub use room::{Room, Rooms};
 pub use run::{Config, CorePlace, Running, start};
+pub use segment::DISK_RESERVE_BYTES;
 pub use status::{Counters, ShardPhase, Status};

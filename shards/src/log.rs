@@ -110,6 +110,11 @@ impl<D: Disk> Log<D> {
         self.log_bytes.get()
     }
 
+    /// Bytes of records that are not yet durable.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.batches.borrow().iter().map(|batch| batch.bytes.len() as u64).sum()
+    }
+
     /// Puts a record behind those that were appended before; where it will lie.
     pub fn append(&self, sequence: u64, draft: &Draft) -> LogAddress {
         let mut next = self.next.borrow_mut();

@@ -25,6 +25,7 @@ use crate::log::Log;
 use crate::mesh::{Delivery, Outbox, inboxes};
 use crate::recover::{Recovery, Step};
 use crate::ring::RingDisk;
+use crate::room::{Room, Rooms};
 use crate::segment::{SEGMENT_BYTES, SegmentHeader};
 use crate::status::{Counters, ShardPhase, Status};
 
@@ -62,6 +63,7 @@ const PREEMPT_TIMER: Duration = Duration::from_millis(10);
 /// Shards that run.
 pub struct Running {
     status: Arc<Status>,
+    rooms: Arc<Rooms>,
     executors: Vec<ExecutorJoinHandle<()>>,
 }
 
@@ -69,6 +71,11 @@ impl Running {
     /// Counters of all shards.
     pub fn status(&self) -> &Arc<Status> {
         &self.status
+    }
+
+    /// The way to tell every shard what it may do and hold.
+    pub fn rooms(&self) -> &Arc<Rooms> {
+        &self.rooms
     }
 
     /// Waits until every shard has ended.
@@ -99,15 +106,17 @@ where
     let status = Arc::new(Status::new(manifest.shards));
     let serving = Arc::new(AtomicU16::new(manifest.shards));
     let (senders, receivers) = inboxes(manifest.shards);
+    let (rooms, changes) = Rooms::new(manifest.shards);
     let directory = Arc::new(config.directory);
     let mut executors = Vec::new();
-    for (shard, inbox) in (0..manifest.shards).zip(receivers) {
+    for ((shard, inbox), changes) in (0..manifest.shards).zip(receivers).zip(changes) {
         let place = config.places[usize::from(shard) % config.places.len()];
         let start = ShardStart {
             me: ShardIx(shard),
             directory: directory.clone(),
             outbox: senders.clone(),
             inbox,
+            changes,
             status: status.clone(),
             serving: serving.clone(),
             cache_bytes: config.cache_bytes,
@@ -124,7 +133,7 @@ where
             .map_err(|error| ShardsError::Executor { reason: error.to_string() })?;
         executors.push(executor);
     }
-    Ok(Running { status, executors })
+    Ok(Running { status, rooms: Arc::new(rooms), executors })
 }
 
 fn placement(place: CorePlace) -> Placement {
@@ -139,6 +148,7 @@ struct ShardStart {
     directory: Arc<Directory>,
     outbox: Vec<flume::Sender<Delivery>>,
     inbox: Receiver<Delivery>,
+    changes: Receiver<Room>,
     status: Arc<Status>,
     serving: Arc<AtomicU16>,
     cache_bytes: usize,
@@ -182,6 +192,7 @@ where
     glommio::spawn_local(core.clone().run_outbox()).detach();
     glommio::spawn_local(core.clone().run_log()).detach();
     glommio::spawn_local(core.clone().run_ticks()).detach();
+    glommio::spawn_local(core.clone().run_room(start.changes)).detach();
     glommio::spawn_local(exchange_and_open(core.clone())).detach();
     serve(Handle { core: core.clone() }).await;
     counters_enter_unless_poisoned(&core, ShardPhase::Draining);

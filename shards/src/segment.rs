@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 pub const BLOCK_BYTES: usize = 4096;
 /// Bytes of a segment.
 pub const SEGMENT_BYTES: u64 = 32 << 20;
+/// Free bytes of the disk that a shard's writes leave: its next segment.
+pub const DISK_RESERVE_BYTES: u64 = SEGMENT_BYTES;
 const MAGIC: [u8; 8] = *b"ENGRAMLG";
 /// Version of the segment format.
 pub const VERSION: u32 = 1;

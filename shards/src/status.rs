@@ -69,6 +69,12 @@ pub struct Counters {
     pub log_bytes: AtomicU64,
     /// Bytes of records kept in memory.
     pub cache_bytes: AtomicU64,
+    /// Bytes that memories stored already will take once they are associated and indexed.
+    pub owed_bytes: AtomicU64,
+    /// Bytes of records that wait for the disk.
+    pub log_waiting_bytes: AtomicU64,
+    /// Requests that were refused because too much was under way.
+    pub refused: AtomicU64,
     /// Requests that this shard was home of.
     pub requests: AtomicU64,
 }
@@ -117,6 +123,12 @@ impl Status {
 
     pub(crate) fn take_failure(&self) -> Option<ShardsError> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Bytes of records that wait for the disk, at the shard with the most of them.
+    pub fn log_waiting_bytes(&self) -> u64 {
+        let waiting = self.shards.iter().map(|s| s.log_waiting_bytes.load(Ordering::Relaxed));
+        waiting.max().unwrap_or(0)
     }
 
     /// Counters by shard.

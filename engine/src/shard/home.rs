@@ -305,7 +305,7 @@ impl Shard {
         mode: StoreMode,
         wait: Wait,
     ) -> Result<(), Rejection> {
-        self.check_writable()?;
+        self.check_growable()?;
         let first = memories.iter().find_map(|m| m.embedding.as_ref()).map(Vec::len);
         let known = self.space(&space).ok().map(|s| s.config.dimensions);
         let settled = known.is_some_and(|dimensions| dimensions.is_some() || first.is_none());
@@ -342,7 +342,7 @@ impl Shard {
         links: Vec<(MemoryId, Link)>,
         wait: Wait,
     ) -> Result<(), Rejection> {
-        self.check_writable()?;
+        self.check_growable()?;
         self.space(&space)?;
         let count = links.len();
         let mut by_shard = self.per_shard();

@@ -7,6 +7,7 @@
 //! *Not here*: mailboxes, files and clocks (`shards`), what a space holds (`space`).
 
 mod associate;
+mod budget;
 mod collect;
 mod freeze;
 mod home;
@@ -29,6 +30,7 @@ use crate::request::{Answer, Code, Rejection, Request};
 use crate::space::{LogAddress, Space, Surroundings, Tells};
 use crate::text::Analyzer;
 
+pub use budget::{Budget, Writes};
 use collect::Collect;
 use freeze::Freeze;
 pub use freeze::Settled;
@@ -63,6 +65,8 @@ pub enum Event {
     Fetched { fetch: FetchId, bytes: Result<Rc<[u8]>, String> },
     /// The log can't be written any more.
     Poisoned,
+    /// The budgets of memory and disk allow this from now on.
+    Budget(Budget),
     /// The next message that the shard sent to itself.
     Local,
     /// Time passed: operations past their deadline end.
@@ -136,6 +140,7 @@ pub struct Shard {
     local: VecDeque<(ShardIx, Message)>,
     effects: Vec<Effect>,
     poisoned: bool,
+    budget: Budget,
     replaying: bool,
     untold: Untold,
     freeze: Freeze,
@@ -185,6 +190,7 @@ impl Shard {
             local: VecDeque::new(),
             effects: Vec::new(),
             poisoned: false,
+            budget: Budget::default(),
             replaying: true,
             untold: Untold::Everything,
             freeze: Freeze::default(),
@@ -211,6 +217,7 @@ impl Shard {
             }
             Event::Fetched { fetch, bytes } => self.on_fetched(fetch, bytes),
             Event::Poisoned => self.on_poisoned(),
+            Event::Budget(budget) => self.budget = budget,
             Event::Local => {
                 if let Some((from, message)) = self.local.pop_front() {
                     self.on_message(from, message);
@@ -257,7 +264,7 @@ impl Shard {
     }
 
     fn run_background(&mut self) -> bool {
-        if self.replaying || self.stands_still() {
+        if self.replaying || self.stands_still() || !self.budget.background {
             return false;
         }
         self.run_association() | self.run_index_build()

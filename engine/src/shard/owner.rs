@@ -115,7 +115,7 @@ impl Shard {
         arrived_at: Timestamp,
         mode: StoreMode,
     ) -> Result<Stored, Rejection> {
-        self.check_writable()?;
+        self.check_growable()?;
         let key = self.partitioner.key(name, &memory.id);
         let now = self.now;
         let number = self.space(name)?.number;
@@ -179,7 +179,7 @@ impl Shard {
         patch: Box<Patch>,
         wait: Wait,
     ) {
-        if let Err(rejection) = self.check_writable() {
+        if let Err(rejection) = self.check_growable() {
             return self.reply(from, op, Err(rejection));
         }
         let everything = With { content: true, metadata: true, embedding: true, links: false };
@@ -221,7 +221,7 @@ impl Shard {
         mut put: Put,
         patch: Patch,
     ) -> Result<crate::model::Memory, Rejection> {
-        self.check_writable()?;
+        self.check_growable()?;
         let unreadable =
             |damage: record::Damage| Rejection::new(Code::Unreadable, damage.to_string());
         let mut metadata = record::metadata_of(&put.metadata).map_err(unreadable)?;
@@ -290,7 +290,7 @@ impl Shard {
     }
 
     fn link_one(&mut self, name: &SpaceName, from: MemoryId, link: Link) -> Result<(), Rejection> {
-        self.check_writable()?;
+        self.check_growable()?;
         let key = self.partitioner.key(name, &from);
         let (now, at) = (self.now, self.stamp());
         let number = self.space(name)?.number;

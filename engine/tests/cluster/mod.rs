@@ -14,7 +14,7 @@ use engram_engine::model::{MemoryId, NewMemory, SpaceName, Timestamp};
 use engram_engine::record::{Draft, HEADER_BYTES, Stamp, View};
 use engram_engine::request::{Answer, Rejection, Request, StoreMode, Stored, Wait};
 use engram_engine::shard::{
-    Effect, Event, Remaining, Settled, Shard, ShardConfig, ShardImage, Ticket,
+    Budget, Effect, Event, Remaining, Settled, Shard, ShardConfig, ShardImage, Ticket,
 };
 use engram_engine::space::LogAddress;
 
@@ -169,6 +169,11 @@ impl Cluster {
             self.advance();
         }
         panic!("the request got no reply");
+    }
+
+    /// Gives every shard a budget.
+    pub fn allow(&mut self, budget: Budget) {
+        (0..self.shards.len()).for_each(|me| self.step(me, Event::Budget(budget)));
     }
 
     /// Starts a request.

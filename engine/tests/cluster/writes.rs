@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use engram_engine::model::{Link, LinkKind, MemoryId, SpaceName, Weight};
 use engram_engine::request::{Answer, Code, Direction, Patch, Request, StoreMode, Wait, With};
+use engram_engine::shard::{Budget, Writes};
 
 use super::{Cluster, Random, id, memory};
 
@@ -125,4 +126,46 @@ fn a_patch_merges_and_survives() {
     assert_eq!(read.content.as_deref(), Some("after"));
     let text = serde_json::to_string(&read.metadata).unwrap();
     assert_eq!(text, r#"{"deep":{"x":1,"y":2},"keep":1}"#);
+}
+
+#[test]
+fn a_full_budget_refuses_what_grows_and_lets_forgetting_and_reading_go_on() {
+    let mut cluster = Cluster::new(2, 3);
+    let space = SpaceName::default;
+    let names = ["a", "b", "c", "d"];
+    cluster.store(names.iter().map(|name| memory(name, "before")).collect());
+    for (writes, code) in
+        [(Writes::MemoryFull, Code::MemoryBudget), (Writes::DiskFull, Code::DiskBudget)]
+    {
+        cluster.allow(Budget { writes, background: true });
+        let store = Request::Store {
+            space: space(),
+            memories: vec![memory("e", "after")],
+            mode: StoreMode::Upsert,
+            wait: Wait::Durable,
+        };
+        let link = Request::Link {
+            space: space(),
+            links: vec![(id("a"), link("b"))],
+            wait: Wait::Durable,
+        };
+        let patch = Patch { content: Some(Some("after".to_owned())), ..Patch::default() };
+        let patch = Request::Patch {
+            space: space(),
+            id: id("a"),
+            patch: Box::new(patch),
+            wait: Wait::Durable,
+        };
+        for request in [store, link, patch] {
+            assert_eq!(cluster.call(0, request).expect_err("it would grow").code, code);
+        }
+        assert_eq!(read(&mut cluster, "a").as_deref(), Some("before"));
+    }
+    for name in ["c", "d"] {
+        let delete = Request::Delete { space: space(), id: id(name), wait: Wait::Durable };
+        cluster.call(1, delete).expect("forgetting makes room");
+        assert_eq!(read(&mut cluster, name), None);
+    }
+    cluster.allow(Budget::default());
+    cluster.store(vec![memory("e", "after")])[0].as_ref().expect("there is room again");
 }

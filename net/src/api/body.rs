@@ -36,6 +36,11 @@ impl Budget {
         Rc::new(Self { held: Cell::new(0), most })
     }
 
+    /// The most that is ever held, and so the largest body.
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
     /// Holds some bytes until the lease is dropped.
     pub fn lease(self: &Rc<Self>) -> Lease {
         Lease { budget: Rc::clone(self), bytes: 0 }
@@ -50,6 +55,16 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Holds so many bytes in all, where there is room for them.
+    pub fn hold(&mut self, bytes: usize) -> Checked<()> {
+        if bytes > self.bytes {
+            return self.grow(bytes - self.bytes);
+        }
+        self.budget.held.set(self.budget.held.get() - (self.bytes - bytes));
+        self.bytes = bytes;
+        Ok(())
+    }
+
     /// Holds more.
     ///
     /// # Errors

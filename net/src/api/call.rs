@@ -173,12 +173,13 @@ impl<'a, B: Backend> Call<'a, B> {
         read: impl FnOnce(&mut Reader<'_>) -> Checked<T>,
     ) -> Checked<T> {
         body::announced(self.headers(), JSON, false)?;
-        let bytes = self.bytes(limits::BODY_BYTES_MAX).await?;
+        let bytes = self.bytes().await?;
         reader::document(&bytes, read)
     }
 
     /// Reads its body.
-    pub async fn bytes(&mut self, most: usize) -> Checked<Bytes> {
+    pub async fn bytes(&mut self) -> Checked<Bytes> {
+        let most = limits::BODY_BYTES_MAX.min(self.core.budget.most());
         let body = self.body.as_mut().expect("only a stream takes the body");
         body.whole(most, &mut self.lease).await
     }

@@ -39,8 +39,10 @@ const BATCH_MEMORIES_MAX: usize = 512;
 const BATCH_BYTES: usize = 1 << 20;
 /// Verdicts that wait for a client who sends everything before it reads.
 const OUTBOX_BYTES_MAX: usize = 8 << 20;
-/// What a stream holds of the core's budget: a line, its batches, its verdicts.
+/// What a stream holds of the core's budget at least, so that it always gets on.
 const STREAM_BYTES: usize = 2 << 20;
+/// A line takes about this much as text and as the memory that was read from it.
+const TEXT_AND_MEMORY: usize = 2;
 
 /// Answers with the verdicts of the lines to come.
 ///
@@ -65,7 +67,8 @@ pub fn store<B: Backend>(
         skipping: false,
         batch: Batch::default(),
         lines: 0,
-        _lease: lease,
+        sent_bytes: 0,
+        lease,
     };
     // A task of its own, once a stream: a client may send everything before it reads a verdict,
     // and hyper polls an answer only while the socket takes it.
@@ -168,12 +171,17 @@ struct Intake<B> {
     skipping: bool,
     batch: Batch,
     lines: u64,
-    _lease: Lease,
+    /// Bytes of the batches under way.
+    sent_bytes: usize,
+    lease: Lease,
 }
+
+/// Bytes of a batch that is done, and its verdicts.
+type Batched = (usize, Bytes);
 
 enum Event {
     Abandoned,
-    Verdicts(Bytes),
+    Verdicts(Batched),
     Chunk(Checked<Option<Bytes>>),
     Quiet,
 }
@@ -193,7 +201,8 @@ impl<B: Backend> Intake<B> {
                 {
                     return Poll::Ready(Event::Verdicts(verdicts));
                 }
-                if running.count() >= BATCHES_AT_ONCE || !outbox.has_room() {
+                let alone = running.count() == 0 && outbox.bytes.get() == 0;
+                if running.count() >= BATCHES_AT_ONCE || !self.has_room(&outbox, alone) {
                     return Poll::Pending;
                 }
                 if !over && let Poll::Ready(chunk) = self.body.poll_chunk(cx) {
@@ -208,7 +217,10 @@ impl<B: Backend> Intake<B> {
             .await;
             match event {
                 Event::Abandoned => return,
-                Event::Verdicts(verdicts) => outbox.push(verdicts),
+                Event::Verdicts((bytes, verdicts)) => {
+                    self.sent_bytes -= bytes;
+                    outbox.push(verdicts);
+                }
                 Event::Quiet => running.push(self.send_batch()),
                 Event::Chunk(Ok(Some(chunk))) => {
                     let mut rest = &chunk[..];
@@ -227,6 +239,15 @@ impl<B: Backend> Intake<B> {
             }
         }
         outbox.end();
+    }
+
+    /// Whether more may be read: within what the core's budget gives, and always where nothing of
+    /// this stream is under way that would make room.
+    fn has_room(&mut self, outbox: &Outbox, alone: bool) -> bool {
+        let lines = self.line.len() + (self.batch.bytes + self.sent_bytes) * TEXT_AND_MEMORY;
+        let wanted = (lines + outbox.bytes.get()).max(STREAM_BYTES);
+        let granted = self.lease.hold(wanted).is_ok();
+        alone || wanted == STREAM_BYTES || (granted && outbox.has_room())
     }
 
     /// Takes the lines of a chunk, in slices; true where a batch is full before the chunk is empty.
@@ -295,8 +316,10 @@ impl<B: Backend> Intake<B> {
         }
     }
 
-    fn send_batch(&mut self) -> impl Future<Output = Bytes> + use<B> {
+    fn send_batch(&mut self) -> impl Future<Output = Batched> + use<B> {
         let mut batch = std::mem::take(&mut self.batch);
+        let bytes = batch.bytes;
+        self.sent_bytes += bytes;
         batch.first = self.lines;
         self.lines += batch.refusals.len() as u64;
         let memories = std::mem::take(&mut batch.memories);
@@ -308,7 +331,7 @@ impl<B: Backend> Intake<B> {
             } else {
                 core.backend.call(Request::Store { space, memories, mode, wait }).await
             };
-            write_verdicts(&core, batch, answer)
+            (bytes, write_verdicts(&core, batch, answer))
         }
     }
 }

@@ -134,7 +134,7 @@ async fn store_batch<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
     if announced(call.headers(), JSON, true)? == Media::Lines {
         return ndjson::store(call, space, wait);
     }
-    let bytes = call.bytes(limits::BODY_BYTES_MAX).await?;
+    let bytes = call.bytes().await?;
     let memories = read_memories(call, &bytes).await?;
     let request = Request::Store { space, memories, mode: StoreMode::Upsert, wait };
     match call.ask(request).await? {

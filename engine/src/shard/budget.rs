@@ -1,0 +1,73 @@
+//! What the shell's budgets of memory and disk leave a shard to do.
+//!
+//! *Invariants*: at a budget nothing grows: what would is refused, what frees (forgetting, removing
+//! links, dropping a space) and what reads goes on.
+//!
+//! *Not here*: how full memory and disk are (the shell measures them).
+
+use crate::request::{Code, Rejection};
+
+use super::Shard;
+
+/// Bytes that the links and postings of a memory take once it is associated, about.
+const ASSOCIATION_BYTES: u64 = 256;
+/// Bytes that a vector's place in the index takes once it is built, about.
+const INDEX_BYTES: u64 = 320;
+
+/// Whether a shard may take what makes it grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Writes {
+    /// It may.
+    #[default]
+    Open,
+    /// Memory is full.
+    MemoryFull,
+    /// The disk is full.
+    DiskFull,
+}
+
+/// What a shard may do within the budgets of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Writes that grow it.
+    pub writes: Writes,
+    /// Associations and indexes are made.
+    pub background: bool,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { writes: Writes::Open, background: true }
+    }
+}
+
+impl Shard {
+    /// Checks that the log can be written, and that there is room for more.
+    pub(super) fn check_growable(&self) -> Result<(), Rejection> {
+        self.check_writable()?;
+        match self.budget.writes {
+            Writes::Open => Ok(()),
+            Writes::MemoryFull => Err(Rejection::new(Code::MemoryBudget, MEMORY_FULL)),
+            Writes::DiskFull => Err(Rejection::new(Code::DiskBudget, DISK_FULL)),
+        }
+    }
+
+    /// Associations and indexes are made.
+    pub fn makes_indexes(&self) -> bool {
+        self.budget.background
+    }
+
+    /// Bytes that memories take beyond what they take now once everything that waits is done.
+    pub fn owed_bytes(&self) -> u64 {
+        let owed = self.spaces.values().map(|space| {
+            let vectors = space.vectors.as_ref().map_or(0, |v| v.backlog() as u64);
+            vectors * INDEX_BYTES + space.association_backlog() * ASSOCIATION_BYTES
+        });
+        owed.sum()
+    }
+}
+
+const MEMORY_FULL: &str = "the memory budget of the server is reached, so writes are refused; \
+                           reads go on; forget memories or raise the limit (ENGRAM_MEMORY_LIMIT)";
+const DISK_FULL: &str = "the disk of the data directory is nearly full, so writes are refused; \
+                         reads go on; forget memories or make the volume larger";
