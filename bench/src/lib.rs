@@ -15,6 +15,7 @@ pub mod micro;
 pub mod operations;
 pub mod outcome;
 pub mod pages;
+pub mod pieces;
 pub mod plot;
 pub mod random;
 pub mod report;

@@ -64,7 +64,7 @@ pub struct OperationOutcome {
 }
 
 impl OperationOutcome {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             latency: histogram(),
             refused: histogram(),
@@ -74,7 +74,8 @@ impl OperationOutcome {
         }
     }
 
-    fn add(&mut self, other: &Self) {
+    /// Adds what another run of the operation did.
+    pub fn add(&mut self, other: &Self) {
         self.latency.add(&other.latency).expect("all histograms have the same bounds");
         self.refused.add(&other.refused).expect("all histograms have the same bounds");
         self.refused_items += other.refused_items;

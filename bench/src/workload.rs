@@ -220,6 +220,12 @@ impl LoadSpec {
 }
 
 impl Workload {
+    /// The mix of `engram benchmark`, which needs no file.
+    pub fn benchmark() -> Self {
+        let text = include_str!("../workloads/benchmark.json");
+        serde_json::from_str(text).expect("the file is part of this library and tested")
+    }
+
     /// Reads a workload file.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //!
 //! *Not here*: how arguments are layered (`crate::arguments`).
 
+mod benchmark;
 mod completions;
 mod config;
 mod doctor;
@@ -38,6 +39,8 @@ pub enum Subcommand {
     Recall(recall::Recall),
     /// Measure the quality and speed of recall on a set of queries with known answers
     Evaluate(Box<evaluate::Evaluate>),
+    /// Measure a server of its own under a mixed load, on a temporary directory
+    Benchmark(benchmark::Benchmark),
     /// Show the machine and where shards go on it
     Topology(topology::Topology),
     /// Look for what this machine lacks, and what keeps it from its best
@@ -70,6 +73,7 @@ impl Subcommand {
             Self::Query(query) => query.run(origins),
             Self::Recall(recall) => recall.run(origins),
             Self::Evaluate(evaluate) => evaluate.run(origins),
+            Self::Benchmark(benchmark) => benchmark.run(),
             Self::Topology(topology) => topology.run(origins),
             Self::Doctor(doctor) => doctor.run(),
             Self::Health(health) => health.run(),
