@@ -231,7 +231,8 @@ async fn exchange_and_open(core: Rc<Core>) {
         let left = core.shard.borrow().report().association_backlog;
         let done = 1000 - (left.min(total) * 1000 / total);
         core.counters().progress.store(done, Ordering::Relaxed);
-        if left == 0 {
+        // Where memory is full they are not made, and waiting for them would never end.
+        if left == 0 || !core.shard.borrow().makes_indexes() {
             break;
         }
         glommio::timer::sleep(Duration::from_millis(20)).await;
