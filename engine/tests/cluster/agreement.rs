@@ -102,13 +102,25 @@ pub(super) fn answers(cluster: &mut Cluster, count: usize) -> Vec<String> {
 }
 
 pub(super) fn workload(cluster: &mut Cluster, seed: u64, count: usize) {
+    workload_beside(cluster, seed, count, |_| {});
+}
+
+/// A workload, and something else in front of each of its writes.
+pub(super) fn workload_beside(
+    cluster: &mut Cluster,
+    seed: u64,
+    count: usize,
+    mut beside: impl FnMut(&mut Cluster),
+) {
     for batch in corpus(seed, count).chunks(17) {
+        beside(cluster);
         for verdict in cluster.store(batch.to_vec()) {
             verdict.expect("the corpus is valid");
         }
     }
     let space = SpaceName::default;
     for i in (0..count).step_by(11) {
+        beside(cluster);
         let outcome = cluster.call(
             0,
             Request::Delete { space: space(), id: id(&format!("m{i}")), wait: Wait::Durable },

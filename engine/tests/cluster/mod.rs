@@ -2,6 +2,7 @@
 
 mod agreement;
 mod images;
+mod isolation;
 mod writes;
 
 use std::collections::{HashMap, VecDeque};
