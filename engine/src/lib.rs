@@ -18,6 +18,7 @@ pub mod metadata;
 pub mod model;
 pub mod names;
 pub mod node;
+pub mod phase;
 pub mod recall;
 pub mod record;
 pub mod request;

@@ -5,8 +5,10 @@
 //! *Not here*: the shards that answer (`shards`), the routes that ask (`routes`).
 
 use std::future::Future;
+use std::time::Duration;
 
 use engram_engine::model::Timestamp;
+use engram_engine::phase::Phase;
 use engram_engine::request::{Answer, Rejection, Request};
 
 use crate::exposition::Exposition;
@@ -18,8 +20,17 @@ pub trait Backend: Clone + 'static {
     /// Dropping the future gives up on the answer; a write that is under way may still happen.
     fn call(&self, request: Request) -> impl Future<Output = Result<Answer, Rejection>> + 'static;
 
+    /// Lets a request of a client in, or says why not now; asked for each of them.
+    ///
+    /// # Errors
+    /// While the server reads its data or warms up.
+    fn admit(&self) -> Result<(), Rejection>;
+
     /// Where the server is in its life.
     fn readiness(&self) -> Readiness;
+
+    /// Draining has to end now, whatever is under way.
+    fn is_hurried(&self) -> bool;
 
     /// Which shard sits where, as `GET /api/v1/topology` answers it.
     fn topology(&self) -> serde_json::Value;
@@ -31,43 +42,6 @@ pub trait Backend: Clone + 'static {
     fn metrics(&self, out: &mut Exposition);
 }
 
-/// A phase of the server's life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Not yet reading its data.
-    Starting,
-    /// Reading its log.
-    Recovering,
-    /// Filling its caches.
-    Warming,
-    /// Serving.
-    Running,
-    /// Serving, and consolidating.
-    Consolidating,
-    /// Finishing what is under way; nothing new.
-    Draining,
-    /// About to be gone.
-    Stopped,
-    /// Reads only, since the log could not be written.
-    Poisoned,
-}
-
-impl Phase {
-    /// The phase as it is shown.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Recovering => "recovering",
-            Self::Warming => "warming",
-            Self::Running => "running",
-            Self::Consolidating => "consolidating",
-            Self::Draining => "draining",
-            Self::Stopped => "stopped",
-            Self::Poisoned => "poisoned",
-        }
-    }
-}
-
 /// Where the server is in its life, and whether traffic should come.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Readiness {
@@ -75,10 +49,10 @@ pub struct Readiness {
     pub phase: Phase,
     /// How much of the phase is done, 0 to 1.
     pub progress: f32,
+    /// How long the phase has lasted.
+    pub lasted: Duration,
     /// One sentence where it is not ready; else empty.
     pub reason: String,
     /// Recovery is over (`/health/startup`).
     pub started: bool,
-    /// Traffic should come (`/health/ready`).
-    pub ready: bool,
 }

@@ -1,46 +1,37 @@
 //! Joins a core's sockets to its shard: what `net` needs, from what `shards` has.
 //!
-//! *Invariants*: the two know nothing of each other; nothing is decided here but how their words
-//! for the phases of life translate.
+//! *Invariants*: the two know nothing of each other; nothing is decided here but in which phases
+//! clients are let in.
 //!
 //! *Not here*: starting and stopping (`server`).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use engram_engine::model::Timestamp;
-use engram_engine::request::{Answer, Rejection, Request};
+use engram_engine::phase::Phase;
+use engram_engine::request::{Answer, Code, Rejection, Request};
 use engram_net::exposition::{Exposition, Kind};
-use engram_net::{Backend, Phase, Readiness};
-use engram_shards::{Counters, Handle, ShardPhase, Status};
+use engram_net::{Backend, Readiness};
+use engram_shards::{Counters, Handle, Status};
 use serde_json::Value;
 
 use crate::budget::Readings;
-
-/// What the cores of one server share, beside their shards.
-#[derive(Debug)]
-pub struct Shared {
-    /// The placement, as `GET /api/v1/topology` shows it.
-    pub topology: Value,
-    /// What of memory and disk is in use.
-    pub readings: Arc<Readings>,
-    /// The server was told to stop.
-    pub draining: AtomicBool,
-    /// Cores that accept connections.
-    pub listening: AtomicUsize,
-}
 
 /// The server as one core sees it.
 #[derive(Clone)]
 pub struct Core {
     handle: Handle,
-    shared: Arc<Shared>,
+    /// The placement, as `GET /api/v1/topology` shows it.
+    topology: Arc<Value>,
+    /// What of memory and disk is in use.
+    readings: Arc<Readings>,
 }
 
 impl Core {
-    /// Joins a core's shard to what the cores share.
-    pub fn new(handle: Handle, shared: Arc<Shared>) -> Self {
-        Self { handle, shared }
+    /// Joins a core's shard to what `net` wants of it.
+    pub fn new(handle: Handle, topology: Arc<Value>, readings: Arc<Readings>) -> Self {
+        Self { handle, topology, readings }
     }
 }
 
@@ -49,12 +40,27 @@ impl Backend for Core {
         self.handle.call(request)
     }
 
+    fn admit(&self) -> Result<(), Rejection> {
+        let phase = self.handle.status().life().phase();
+        match phase {
+            Phase::Running | Phase::Consolidating | Phase::Draining | Phase::Poisoned => Ok(()),
+            Phase::Starting | Phase::Recovering | Phase::Warming | Phase::Stopped => {
+                let detail = format!("the server is {}: ask again in a moment", phase.as_str());
+                Err(Rejection::new(Code::Unavailable, detail))
+            }
+        }
+    }
+
     fn readiness(&self) -> Readiness {
-        readiness(self.handle.status(), self.shared.draining.load(Ordering::Relaxed))
+        readiness(self.handle.status())
+    }
+
+    fn is_hurried(&self) -> bool {
+        self.handle.status().life().is_hurried()
     }
 
     fn topology(&self) -> Value {
-        self.shared.topology.clone()
+        (*self.topology).clone()
     }
 
     fn now(&self) -> Timestamp {
@@ -63,37 +69,28 @@ impl Backend for Core {
 
     fn metrics(&self, out: &mut Exposition) {
         write_metrics(self.handle.status(), out);
-        write_budget(self.handle.status(), &self.shared.readings, out);
+        write_budget(self.handle.status(), &self.readings, out);
     }
 }
 
-fn readiness(status: &Status, draining: bool) -> Readiness {
-    let shards = status.phase();
-    let phase = match shards {
-        ShardPhase::Starting => Phase::Starting,
-        ShardPhase::Recovering => Phase::Recovering,
-        ShardPhase::Warming => Phase::Warming,
-        ShardPhase::Poisoned => Phase::Poisoned,
-        ShardPhase::Stopped => Phase::Stopped,
-        ShardPhase::Draining => Phase::Draining,
-        ShardPhase::Running if draining => Phase::Draining,
-        ShardPhase::Running => Phase::Running,
-    };
-    let reason = match phase {
+fn readiness(status: &Status) -> Readiness {
+    let stage = status.life().stage();
+    let reason = match stage.phase {
         Phase::Starting => "the shards start",
         Phase::Recovering => "the log is read",
-        Phase::Warming => "associations are made again",
+        Phase::Warming => "associations are made again and caches are filled",
         Phase::Running | Phase::Consolidating => "",
         Phase::Draining => "the server was told to stop",
         Phase::Stopped => "the server has stopped",
         Phase::Poisoned => "the log could not be written: reads go on, writes are refused",
     };
+    let started = status.shards().iter().all(|shard| shard.phase() >= Phase::Warming);
     Readiness {
-        phase,
-        progress: if phase == Phase::Running { 1.0 } else { status.progress() },
+        phase: stage.phase,
+        progress: if stage.phase.is_ready() { 1.0 } else { status.progress() },
+        lasted: stage.lasted,
         reason: reason.to_owned(),
-        started: shards >= ShardPhase::Warming,
-        ready: phase == Phase::Running,
+        started,
     }
 }
 
@@ -125,13 +122,8 @@ const COUNTERS: [Row; 10] = [
 ];
 
 fn write_metrics(status: &Status, out: &mut Exposition) {
-    let phase = readiness(status, false);
-    out.single(
-        Kind::Gauge,
-        "engram_ready",
-        "1 where the shards serve, else 0.",
-        u8::from(phase.ready),
-    );
+    let ready = u8::from(status.life().phase().is_ready());
+    out.single(Kind::Gauge, "engram_ready", "1 where traffic should come, else 0.", ready);
     for (name, help, counter, unit) in COUNTERS {
         out.family(Kind::Counter, name, help);
         for (shard, counters) in status.shards().iter().enumerate() {

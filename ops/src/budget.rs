@@ -15,7 +15,6 @@ use engram_platform::{
     DiskBudget, MemoryBudget, MemoryGauge, MemoryRoom, MemoryUse, disk_free_bytes,
 };
 use engram_shards::{Room, Rooms, Status};
-use flume::{Receiver, RecvTimeoutError};
 
 /// Longest and shortest pause between two looks.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -96,13 +95,12 @@ impl Watch {
         }
     }
 
-    /// Looks until the other end of `stopped` is dropped.
-    pub fn run(mut self, stopped: &Receiver<()>) {
+    /// Looks until the server is told to stop.
+    pub fn run(mut self) {
         loop {
             let pause = self.look();
-            match stopped.recv_timeout(pause) {
-                Err(RecvTimeoutError::Timeout) => {}
-                Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+            if self.status.life().is_told_to_stop_within(pause) {
+                return;
             }
         }
     }

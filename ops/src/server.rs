@@ -8,18 +8,19 @@
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use engram_engine::phase::Phase;
 use engram_engine::request::Wait;
 use engram_net::auth::Auth;
 use engram_net::{Options, Port};
 use engram_platform::{Finding, PlacementOptions, Preflight, TopologyReport};
-use engram_shards::{CorePlace, Directory, Handle, Running, ShardPhase, ShardsError};
-use flume::{Receiver, Sender};
+use engram_shards::{CorePlace, Directory, Handle, Running, ShardsError};
+use serde_json::Value;
 
-use crate::backend::{Core, Shared};
+use crate::backend::Core;
 use crate::budget::{Limits, Readings, Watch};
 use crate::client::Url;
 use crate::commands::machine_report;
@@ -63,35 +64,47 @@ pub struct Plan {
 pub struct Server {
     address: SocketAddr,
     running: Running,
-    stopper: Stopper,
+    cores: Arc<Cores>,
+}
+
+/// What the cores of one server share, beside their shards.
+#[derive(Debug)]
+struct Cores {
+    topology: Arc<Value>,
+    /// What of memory and disk is in use.
+    readings: Arc<Readings>,
+    /// Cores that accept connections.
+    listening: AtomicUsize,
+    failure: Mutex<Option<Failure>>,
 }
 
 /// Tells a server to stop, from any thread.
 #[derive(Clone)]
-pub struct Stopper {
-    shared: Arc<Shared>,
-    /// Dropped to stop: every core waits for the other end.
-    sender: Arc<Mutex<Option<Sender<()>>>>,
-    failure: Arc<Mutex<Option<Failure>>>,
-}
+pub struct Stopper(Arc<engram_shards::Status>);
 
 impl Stopper {
     /// Not ready at once; then cores drain.
     pub fn stop(&self) {
-        self.shared.draining.store(true, Ordering::Relaxed);
-        drop(self.sender.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.0.life().stop();
     }
 
-    fn fail(&self, failure: Failure) {
-        let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        first.get_or_insert(failure);
-        drop(first);
-        self.stop();
+    /// What is under way is cut off; what was acknowledged is still made durable.
+    pub fn hurry(&self) {
+        self.0.life().hurry();
+    }
+
+    /// The shards that have not stopped, and what each is at.
+    pub fn unfinished(&self) -> String {
+        let phases = self.0.shards().iter().map(|shard| shard.phase()).enumerate();
+        let left = phases.filter(|(_, phase)| *phase != Phase::Stopped);
+        let left: Vec<String> =
+            left.map(|(shard, phase)| format!("shard {shard} ({})", phase.as_str())).collect();
+        left.join(", ")
     }
 }
 
 impl Server {
-    /// Starts; recovery goes on while this returns.
+    /// Starts: the address answers and recovery goes on while this returns.
     ///
     /// # Errors
     /// Where the machine lacks something, the address is taken, or the directory is held.
@@ -114,43 +127,18 @@ impl Server {
         };
         let topology =
             serde_json::to_value(&report).map_err(Failure::because("the topology is no JSON"))?;
-        let (sender, receiver) = flume::bounded(0);
-        let readings = Arc::new(Readings::default());
-        let shared = Arc::new(Shared {
-            topology,
-            readings: readings.clone(),
-            draining: AtomicBool::new(false),
+        let cores = Arc::new(Cores {
+            topology: Arc::new(topology),
+            readings: Arc::default(),
             listening: AtomicUsize::new(0),
+            failure: Mutex::default(),
         });
-        let stopper =
-            Stopper { shared, sender: Arc::new(Mutex::new(Some(sender))), failure: Arc::default() };
-        let options = Options {
-            wait: plan.wait,
-            drain: plan.drain,
-            auth: plan.auth.clone(),
-            metrics_guarded: plan.metrics_guarded,
-            body_bytes_max: body_bytes(plan, shards),
-            connections_max: engram_net::connections_per_core(usize::from(shards)),
-            local_names_only: plan.listen.ip().is_loopback() && !plan.auth.is_required(),
-            ..Options::default()
-        };
-        let (address, cores, ended) = (port.address(), stopper.clone(), receiver.clone());
-        let serve = move |handle| {
-            serve_core(handle, port.clone(), options.clone(), cores.clone(), receiver.clone())
-        };
+        let options = options(plan, shards);
+        let (address, shared) = (port.address(), cores.clone());
+        let serve = move |handle| serve_core(handle, port.clone(), options.clone(), shared.clone());
         let running = engram_shards::start(config, serve).map_err(of_shards)?;
-        let limits = Limits {
-            memory_bytes: plan.memory_bytes,
-            data_dir: plan.data_dir.clone(),
-            disk_reserve_bytes: engram_shards::DISK_RESERVE_BYTES * u64::from(shards),
-            images: None,
-        };
-        let watch = Watch::new(limits, running.status().clone(), running.rooms().clone(), readings);
-        std::thread::Builder::new()
-            .name("budget".to_owned())
-            .spawn(move || watch.run(&ended))
-            .map_err(Failure::because("the watch over memory can't start"))?;
-        Ok(Self { address, running, stopper })
+        start_watch(plan, shards, &running, &cores)?;
+        Ok(Self { address, running, cores })
     }
 
     /// The address, with the port that the system chose.
@@ -170,22 +158,19 @@ impl Server {
 
     /// What of memory and disk is in use.
     pub fn readings(&self) -> &Arc<Readings> {
-        &self.stopper.shared.readings
+        &self.cores.readings
     }
 
     /// The right to tell it to stop.
     pub fn stopper(&self) -> Stopper {
-        self.stopper.clone()
+        Stopper(self.running.status().clone())
     }
 
     /// Waits until every core accepts connections; false where the server was told to stop before.
     pub fn wait_until_listening(&self) -> bool {
         let status = self.running.status();
-        while self.stopper.shared.listening.load(Ordering::Relaxed) < status.shards().len() {
-            if status.has_failed() {
-                self.stopper.stop();
-            }
-            if self.is_told_to_stop() {
+        while self.cores.listening.load(Ordering::Relaxed) < status.shards().len() {
+            if status.life().is_told_to_stop() {
                 return false;
             }
             std::thread::sleep(START_PAUSE);
@@ -195,19 +180,15 @@ impl Server {
 
     /// Waits until it serves; false where it was told to stop before, or its log can't be written.
     pub fn wait_until_ready(&self) -> bool {
-        self.wait_until_listening();
         loop {
-            match self.running.status().phase() {
-                ShardPhase::Running => return true,
-                ShardPhase::Poisoned => return false,
-                _ if self.is_told_to_stop() => return false,
-                _ => std::thread::sleep(START_PAUSE),
+            match self.running.status().life().phase() {
+                Phase::Running | Phase::Consolidating => return self.wait_until_listening(),
+                Phase::Poisoned | Phase::Draining | Phase::Stopped => return false,
+                Phase::Starting | Phase::Recovering | Phase::Warming => {
+                    std::thread::sleep(START_PAUSE);
+                }
             }
         }
-    }
-
-    fn is_told_to_stop(&self) -> bool {
-        self.stopper.shared.draining.load(Ordering::Relaxed)
     }
 
     /// Waits until it has ended.
@@ -216,7 +197,7 @@ impl Server {
     /// Why it ended, where nobody told it to.
     pub fn join(self) -> Result<(), Failure> {
         let ended = self.running.join().map_err(of_shards);
-        let failure = self.stopper.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let failure = self.cores.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
         match failure {
             Some(failure) => Err(failure),
             None => ended,
@@ -228,8 +209,38 @@ impl Server {
     /// # Errors
     /// As [`Server::join`].
     pub fn stop(self) -> Result<(), Failure> {
-        self.stopper.stop();
+        self.stopper().stop();
         self.join()
+    }
+}
+
+/// Begins to watch memory and disk, until the server is told to stop.
+fn start_watch(plan: &Plan, shards: u16, running: &Running, cores: &Cores) -> Result<(), Failure> {
+    let limits = Limits {
+        memory_bytes: plan.memory_bytes,
+        data_dir: plan.data_dir.clone(),
+        disk_reserve_bytes: engram_shards::DISK_RESERVE_BYTES * u64::from(shards),
+        images: None,
+    };
+    let (status, rooms) = (running.status().clone(), running.rooms().clone());
+    let watch = Watch::new(limits, status, rooms, cores.readings.clone());
+    std::thread::Builder::new()
+        .name("budget".to_owned())
+        .spawn(move || watch.run())
+        .map_err(Failure::because("the watch over memory can't start"))?;
+    Ok(())
+}
+
+fn options(plan: &Plan, shards: u16) -> Options {
+    Options {
+        wait: plan.wait,
+        drain: plan.drain,
+        auth: plan.auth.clone(),
+        metrics_guarded: plan.metrics_guarded,
+        body_bytes_max: body_bytes(plan, shards),
+        connections_max: engram_net::connections_per_core(usize::from(shards)),
+        local_names_only: plan.listen.ip().is_loopback() && !plan.auth.is_required(),
+        ..Options::default()
     }
 }
 
@@ -275,26 +286,20 @@ pub fn memory_bytes(asked: Option<u64>) -> Result<u64, Failure> {
     }
 }
 
-async fn serve_core(
-    handle: Handle,
-    port: Port,
-    options: Options,
-    stopper: Stopper,
-    stopped: Receiver<()>,
-) {
+async fn serve_core(handle: Handle, port: Port, options: Options, cores: Arc<Cores>) {
     let listener = match port.listen() {
         Ok(listener) => listener,
         Err(error) => {
-            return stopper.fail(Failure::because("a core can't listen")(error));
+            let mut first = cores.failure.lock().unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert(Failure::because("a core can't listen")(error));
+            return handle.status().life().stop();
         }
     };
-    stopper.shared.listening.fetch_add(1, Ordering::Relaxed);
-    let shard = handle.shard().0;
-    let core = Core::new(handle, stopper.shared.clone());
-    let stop = async move {
-        // Nothing is ever sent: the sender is dropped.
-        let _disconnected = stopped.recv_async().await;
-    };
+    cores.listening.fetch_add(1, Ordering::Relaxed);
+    handle.open();
+    let (shard, status) = (handle.shard().0, handle.status().clone());
+    let core = Core::new(handle, cores.topology.clone(), cores.readings.clone());
+    let stop = status.life().told_to_stop();
     let drained = engram_net::serve(core, listener, options, stop).await;
     if drained.cut > 0 {
         log::warn!("shard {shard}: {} connections were cut while draining", drained.cut);

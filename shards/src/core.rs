@@ -5,7 +5,7 @@
 //!
 //! *Not here*: what a step decides (`engram_engine::shard`).
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -18,6 +18,7 @@ use engram_engine::key::ShardIx;
 use engram_engine::limits;
 use engram_engine::mesh::{Ask, Message};
 use engram_engine::model::Timestamp;
+use engram_engine::phase::Phase;
 use engram_engine::request::{Answer, Code, Rejection, Request};
 use engram_engine::shard::{Effect, Event, FetchId, Remaining, Shard, Ticket};
 use engram_engine::space::LogAddress;
@@ -30,7 +31,7 @@ use crate::log::Log;
 use crate::mesh::{Delivery, Outbox};
 use crate::notify::Notify;
 use crate::ring::RingDisk;
-use crate::status::{Counters, ShardPhase, Status};
+use crate::status::{Counters, Status};
 
 /// Envelopes taken from the inbox before sockets get their turn.
 const INBOX_BURST: usize = 64;
@@ -44,6 +45,8 @@ const BUSY_US: i64 = 2000;
 const TICK: Duration = Duration::from_millis(5);
 /// Pause of a write while records wait for the disk.
 const LOG_PAUSE: Duration = Duration::from_millis(1);
+/// How often a shard that recovers is looked at by whoever wants to ask it.
+const WARM_PAUSE: Duration = Duration::from_millis(5);
 /// Pause before a full inbox is tried again.
 const RETRY_PAUSE: Duration = Duration::from_micros(50);
 
@@ -240,12 +243,9 @@ impl Core {
                 }
                 Err(error) => {
                     let cause = std::error::Error::source(&error).map(ToString::to_string);
-                    eprintln!(
-                        "shard {} refuses writes from now on: {error}: {}",
-                        self.me.0,
-                        cause.unwrap_or_default()
-                    );
-                    self.counters().enter(ShardPhase::Poisoned);
+                    let cause = cause.unwrap_or_default();
+                    log::error!("shard {} refuses writes from now on: {error}: {cause}", self.me.0);
+                    self.status.enter(self.me, Phase::Poisoned);
                     self.drive(Event::Poisoned);
                     return;
                 }
@@ -330,15 +330,52 @@ pub(crate) fn now() -> Timestamp {
 /// The way from a core's sockets to its shard.
 #[derive(Clone)]
 pub struct Handle {
-    pub(crate) core: Rc<Core>,
+    me: ShardIx,
+    status: Arc<Status>,
+    /// Empty until the log was read.
+    core: Rc<OnceCell<Rc<Core>>>,
+    opened: Rc<Cell<bool>>,
 }
 
 impl Handle {
-    /// Performs a request with this core's shard as its home.
+    pub(crate) fn new(me: ShardIx, status: Arc<Status>) -> Self {
+        Self { me, status, core: Rc::default(), opened: Rc::default() }
+    }
+
+    /// The log was read: there is a shard to ask.
+    pub(crate) fn recovered(&self, core: Rc<Core>) {
+        assert!(self.core.set(core).is_ok(), "a shard recovers once");
+    }
+
+    pub(crate) fn core(&self) -> Option<&Rc<Core>> {
+        self.core.get()
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.opened.get()
+    }
+
+    /// Warm-up is over on this core: the shard serves as soon as it can.
+    pub fn open(&self) {
+        self.opened.set(true);
+    }
+
+    /// Waits until the shard can be asked; false where the server was told to stop before.
+    pub async fn wait_until_warming(&self) -> bool {
+        while self.status.shards()[self.me.index()].phase() < Phase::Warming {
+            if self.status.life().is_told_to_stop() {
+                return false;
+            }
+            sleep(WARM_PAUSE).await;
+        }
+        true
+    }
+
+    /// Performs a request with this core's shard as its home, from the time that it warms.
     pub fn call(&self, request: Request) -> impl Future<Output = Outcome> + use<> {
-        let core = self.core.clone();
+        let core = self.core.get().filter(|core| core.can_be_asked()).cloned();
         async move {
-            core.check_running()?;
+            let core = core.ok_or_else(unavailable)?;
             let _permit = core.admit(&request).await?;
             Counters::add(&core.counters().requests, 1);
             let ticket = core.next_ticket.get();
@@ -354,12 +391,12 @@ impl Handle {
 
     /// This core's shard.
     pub fn shard(&self) -> ShardIx {
-        self.core.me
+        self.me
     }
 
     /// Counters of all shards.
     pub fn status(&self) -> &Arc<Status> {
-        &self.core.status
+        &self.status
     }
 
     /// The time now.
@@ -377,6 +414,10 @@ impl Drop for WaiterGuard {
     fn drop(&mut self) {
         self.core.waiters.borrow_mut().remove(&self.ticket);
     }
+}
+
+fn unavailable() -> Rejection {
+    Rejection::new(Code::Unavailable, "the server reads its data, or stops")
 }
 
 impl Core {
@@ -398,7 +439,7 @@ impl Core {
     async fn wait_for_log(&self) -> Result<(), Rejection> {
         let mut pauses = limits::WAIT_MS_MAX;
         while self.status.log_waiting_bytes() > limits::LOG_WAITING_BYTES_MAX
-            && self.status.phase() != ShardPhase::Poisoned
+            && self.status.life().phase() != Phase::Poisoned
         {
             if pauses == 0 {
                 Counters::add(&self.counters().refused, 1);
@@ -411,18 +452,13 @@ impl Core {
         Ok(())
     }
 
-    fn check_running(&self) -> Result<(), Rejection> {
+    /// The other shards have told what this one must know, and it has not stopped.
+    fn can_be_asked(&self) -> bool {
         match self.counters().phase() {
-            ShardPhase::Running | ShardPhase::Poisoned | ShardPhase::Draining => {}
-            ShardPhase::Starting | ShardPhase::Recovering | ShardPhase::Warming => {
-                let detail = "the server reads its data; ask again in a moment";
-                return Err(Rejection::new(Code::Unavailable, detail));
-            }
-            ShardPhase::Stopped => {
-                return Err(Rejection::new(Code::Unavailable, "the server stops"));
-            }
+            Phase::Starting | Phase::Recovering | Phase::Stopped => false,
+            Phase::Warming | Phase::Running | Phase::Consolidating | Phase::Poisoned => true,
+            Phase::Draining => self.shard.borrow().is_recovered(),
         }
-        Ok(())
     }
 
     fn poll_waiter(&self, ticket: u64, context: &mut std::task::Context<'_>) -> Poll<Outcome> {

@@ -95,9 +95,10 @@ impl<D: Disk> Recovery<D> {
         })
     }
 
-    /// Share of the segments that were read, in units of 1/1000.
-    pub fn progress(&self) -> u64 {
-        (self.next_segment * 1000 / self.segments.len().max(1)) as u64
+    /// Share of the log that was replayed, the segment under way included, in units of 1/1000.
+    pub fn progress(&self, segment: &SegmentBytes) -> u64 {
+        let within = segment.at * 1000 / segment.bytes.len().max(1);
+        (((self.next_segment - 1) * 1000 + within) / self.segments.len().max(1)) as u64
     }
 
     /// Reads the next segment into memory.

@@ -1,7 +1,7 @@
 //! Starting and stopping: an executor on each placed core.
 //!
-//! *Invariants*: a shard serves after every shard has recovered; it ends after every core's
-//! sockets are drained and its log is flushed.
+//! *Invariants*: sockets are served from the first moment to the last; a shard serves after every
+//! shard has recovered; it ends after every core's sockets are drained and its log is flushed.
 //!
 //! *Not here*: which cores (`engram-platform`), what serves sockets (given by the caller).
 
@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engram_engine::key::{Partitioner, ShardIx};
+use engram_engine::phase::Phase;
 use engram_engine::shard::{Event, Shard, ShardConfig};
 use flume::Receiver;
 use glommio::{
@@ -27,7 +28,7 @@ use crate::recover::{Recovery, Step};
 use crate::ring::RingDisk;
 use crate::room::{Room, Rooms};
 use crate::segment::{SEGMENT_BYTES, SegmentHeader};
-use crate::status::{Counters, ShardPhase, Status};
+use crate::status::Status;
 
 /// Where one shard runs.
 #[derive(Clone, Copy, Debug)]
@@ -49,10 +50,12 @@ pub struct Config {
     pub cache_bytes: usize,
 }
 
-/// Records replayed between two pauses.
-const REPLAY_SLICE: usize = 64;
+/// How long records are replayed before sockets get their turn.
+const REPLAY_SLICE: Duration = Duration::from_micros(500);
 /// Pause while others are waited for.
 const WAIT_PAUSE: Duration = Duration::from_millis(1);
+/// How often a shard that warms is looked at.
+const WARM_PAUSE: Duration = Duration::from_millis(5);
 /// Registered memory of a ring; glommio's default would pass RLIMIT_MEMLOCK.
 const IO_MEMORY_BYTES: usize = 1 << 20;
 /// Entries of a ring.
@@ -85,15 +88,15 @@ impl Running {
     pub fn join(self) -> Result<(), ShardsError> {
         for executor in self.executors {
             if let Err(error) = executor.join() {
-                self.status.fail(ShardsError::Executor { reason: error.to_string() });
+                self.status.life().fail(ShardsError::Executor { reason: error.to_string() });
             }
         }
-        self.status.take_failure().map_or(Ok(()), Err)
+        self.status.life().take_failure().map_or(Ok(()), Err)
     }
 }
 
 /// Starts the shards; `serve` runs on each core beside its shard, from before recovery until it
-/// returns, which stops the core.
+/// returns, which stops the core. It has to say [`Handle::open`] before the shard runs.
 ///
 /// # Errors
 /// [`ShardsError::Executor`] where an executor can't be started.
@@ -129,7 +132,7 @@ where
             .preempt_timer(PREEMPT_TIMER)
             .spin_before_park(place.spin)
             .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
-            .spawn(move || run_or_fail(start, serve))
+            .spawn(move || run_core(start, serve))
             .map_err(|error| ShardsError::Executor { reason: error.to_string() })?;
         executors.push(executor);
     }
@@ -154,91 +157,101 @@ struct ShardStart {
     cache_bytes: usize,
 }
 
-/// A core that can't start is told to the others, who would wait for it.
-async fn run_or_fail<F, S>(start: ShardStart, serve: F)
+/// A core from its first moment to its last: its sockets are served before and after its shard is.
+async fn run_core<F, S>(start: ShardStart, serve: F)
 where
     F: Fn(Handle) -> S,
     S: Future<Output = ()> + 'static,
 {
-    let (status, serving) = (start.status.clone(), start.serving.clone());
-    if let Err(error) = run_core(start, serve).await {
-        serving.fetch_sub(1, Ordering::AcqRel);
-        status.fail(error);
+    let (me, status) = (start.me, start.status.clone());
+    let handle = Handle::new(me, status.clone());
+    let sockets = glommio::spawn_local(serve(handle.clone()));
+    if let Err(error) = rise(&start, &handle).await {
+        status.life().fail(error);
     }
+    sockets.await;
+    // Where the sockets ended by themselves, nothing more can be asked of the others either.
+    status.life().stop();
+    enter_unless_poisoned(&status, me, Phase::Draining);
+    start.serving.fetch_sub(1, Ordering::AcqRel);
+    if let Some(core) = handle.core() {
+        end(core, &start.serving).await;
+    }
+    status.enter(me, Phase::Stopped);
 }
 
-async fn run_core<F, S>(start: ShardStart, serve: F) -> Result<(), ShardsError>
-where
-    F: Fn(Handle) -> S,
-    S: Future<Output = ()> + 'static,
-{
+/// Reads the log, and begins to serve; where the server is told to stop meanwhile, does not.
+async fn rise(start: &ShardStart, handle: &Handle) -> Result<(), ShardsError> {
     let me = start.me;
     let folder = start.directory.shard_path(me.0);
     cure_iopoll_probe(&folder).await?;
-    let counters = &start.status.shards()[me.index()];
-    counters.enter(ShardPhase::Recovering);
-    let (shard, log) = recover(&start, &folder).await?;
-    let outbox = Outbox::new(me, start.outbox);
+    start.status.enter(me, Phase::Recovering);
+    let Some((shard, log)) = recover(start, &folder).await? else { return Ok(()) };
+    let outbox = Outbox::new(me, start.outbox.clone());
     let core = Core::new(me, shard, log, start.status.clone(), outbox, start.cache_bytes);
     let messages = glommio::executor().create_task_queue(
         Shares::Static(1000),
         Latency::Matters(PREEMPT_TIMER),
         "mailbox",
     );
-    let inbox = core.clone().run_inbox(start.inbox);
+    let inbox = core.clone().run_inbox(start.inbox.clone());
     glommio::spawn_local_into(inbox, messages)
         .map_err(|error| ShardsError::Executor { reason: error.to_string() })?
         .detach();
     glommio::spawn_local(core.clone().run_outbox()).detach();
     glommio::spawn_local(core.clone().run_log()).detach();
     glommio::spawn_local(core.clone().run_ticks()).detach();
-    glommio::spawn_local(core.clone().run_room(start.changes)).detach();
-    glommio::spawn_local(exchange_and_open(core.clone())).detach();
-    serve(Handle { core: core.clone() }).await;
-    counters_enter_unless_poisoned(&core, ShardPhase::Draining);
-    start.serving.fetch_sub(1, Ordering::AcqRel);
-    // Requests of other cores may still need this shard.
-    while start.serving.load(Ordering::Acquire) > 0 || !core.log.is_flushed() {
-        if core.counters().phase() == ShardPhase::Poisoned
-            && start.serving.load(Ordering::Acquire) == 0
-        {
+    glommio::spawn_local(core.clone().run_room(start.changes.clone())).detach();
+    handle.recovered(core.clone());
+    glommio::spawn_local(exchange_and_open(core, handle.clone())).detach();
+    Ok(())
+}
+
+/// Waits for the other cores, whose requests may still need this shard, and for the log.
+async fn end(core: &Rc<Core>, serving: &AtomicU16) {
+    loop {
+        let others_serve = serving.load(Ordering::Acquire) > 0;
+        let can_write = core.counters().phase() != Phase::Poisoned;
+        if !others_serve && (core.log.is_flushed() || !can_write) {
             break;
         }
         glommio::timer::sleep(WAIT_PAUSE).await;
     }
     core.log.close().await;
-    counters_enter_unless_poisoned(&core, ShardPhase::Stopped);
-    Ok(())
 }
 
-fn counters_enter_unless_poisoned(core: &Rc<Core>, phase: ShardPhase) {
-    if core.counters().phase() != ShardPhase::Poisoned {
-        core.counters().enter(phase);
+fn enter_unless_poisoned(status: &Status, me: ShardIx, phase: Phase) {
+    if status.shards()[me.index()].phase() != Phase::Poisoned {
+        status.enter(me, phase);
     }
 }
 
-/// Tells the other shards what the log said, waits to hear the same of them, then serves.
-async fn exchange_and_open(core: Rc<Core>) {
+/// Tells the other shards what the log said, waits to hear the same of them, then serves once it
+/// is warm; gives up where the server is told to stop.
+async fn exchange_and_open(core: Rc<Core>, handle: Handle) {
+    let counters = core.counters();
+    let goes_on = |phase| counters.phase() == phase && !core.status.life().is_told_to_stop();
     core.shard.borrow_mut().start_exchange(now());
     core.drive(Event::Tick);
-    while !core.shard.borrow().is_recovered() {
+    while !core.shard.borrow().is_recovered() && goes_on(Phase::Recovering) {
         glommio::timer::sleep(WAIT_PAUSE).await;
     }
-    core.counters().enter(ShardPhase::Warming);
-    glommio::spawn_local(core.clone().run_work()).detach();
-    let total = core.shard.borrow().report().association_backlog.max(1);
-    loop {
-        let left = core.shard.borrow().report().association_backlog;
-        let done = 1000 - (left.min(total) * 1000 / total);
-        core.counters().progress.store(done, Ordering::Relaxed);
-        // Where memory is full they are not made, and waiting for them would never end.
-        if left == 0 || !core.shard.borrow().makes_indexes() {
-            break;
-        }
-        glommio::timer::sleep(Duration::from_millis(20)).await;
+    if !goes_on(Phase::Recovering) {
+        return;
     }
-    if core.counters().phase() == ShardPhase::Warming {
-        core.counters().enter(ShardPhase::Running);
+    core.status.enter(core.me, Phase::Warming);
+    glommio::spawn_local(core.clone().run_work()).detach();
+    let total = core.shard.borrow().association_backlog().max(1);
+    while goes_on(Phase::Warming) {
+        let left = core.shard.borrow().association_backlog();
+        let done = 1000 - (left.min(total) * 1000 / total);
+        counters.progress.store(done, Ordering::Relaxed);
+        // Where memory is full they are not made, and waiting for them would never end.
+        let is_warm = left == 0 || !core.shard.borrow().makes_indexes();
+        if is_warm && handle.is_open() {
+            return core.status.enter(core.me, Phase::Running);
+        }
+        glommio::timer::sleep(WARM_PAUSE).await;
     }
 }
 
@@ -252,10 +265,11 @@ async fn cure_iopoll_probe(folder: &std::path::Path) -> Result<(), ShardsError> 
     std::fs::remove_file(&path).map_err(ShardsError::io("remove", &path))
 }
 
+/// Replays the log; `None` where the server was told to stop before the end of it.
 async fn recover(
     start: &ShardStart,
     folder: &std::path::Path,
-) -> Result<(Shard, Log<RingDisk>), ShardsError> {
+) -> Result<Option<(Shard, Log<RingDisk>)>, ShardsError> {
     let manifest = start.directory.manifest();
     let mut shard = Shard::new(ShardConfig {
         me: start.me,
@@ -270,19 +284,22 @@ async fn recover(
         first_sequence: 1,
         first_batch: 0,
     };
-    let counters: &Counters = &start.status.shards()[start.me.index()];
+    let (life, counters) = (start.status.life(), &start.status.shards()[start.me.index()]);
     let mut recovery = Recovery::open(RingDisk, folder, header).await?;
     while let Some(mut segment) = recovery.next_segment().await? {
-        let mut records = 0;
+        let mut slice = Instant::now();
         while segment.step(&mut shard)? == Step::Record {
-            records += 1;
-            if records % REPLAY_SLICE == 0 {
+            if slice.elapsed() >= REPLAY_SLICE {
+                if life.is_told_to_stop() {
+                    return Ok(None);
+                }
+                counters.progress.store(recovery.progress(&segment), Ordering::Relaxed);
                 glommio::timer::sleep(Duration::from_micros(1)).await;
+                slice = Instant::now();
             }
         }
         recovery.segment_done(&segment).await?;
-        counters.progress.store(recovery.progress(), Ordering::Relaxed);
     }
     let start = recovery.finish().await?;
-    Ok((shard, Log::new(RingDisk, folder, start, SEGMENT_BYTES)))
+    Ok(Some((shard, Log::new(RingDisk, folder, start, SEGMENT_BYTES))))
 }

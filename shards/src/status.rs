@@ -3,42 +3,14 @@
 //! *Invariants*: each value is written by its own shard only and read with relaxed order, so that
 //! nothing waits on it; no request depends on it.
 //!
-//! *Not here*: HTTP (`engram-net`).
+//! *Not here*: which phase follows which (`life`), HTTP (`engram-net`).
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use crate::error::ShardsError;
+use engram_engine::key::ShardIx;
+use engram_engine::phase::Phase;
 
-/// Where a shard is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum ShardPhase {
-    /// Its executor starts.
-    Starting = 0,
-    /// It reads its log and hears from the others.
-    Recovering = 1,
-    /// It makes its associations again.
-    Warming = 2,
-    /// It serves.
-    Running = 3,
-    /// It finishes what is under way.
-    Draining = 4,
-    /// Its log is closed.
-    Stopped = 5,
-    /// It reads only.
-    Poisoned = 6,
-}
-
-const PHASES: [ShardPhase; 7] = [
-    ShardPhase::Starting,
-    ShardPhase::Recovering,
-    ShardPhase::Warming,
-    ShardPhase::Running,
-    ShardPhase::Draining,
-    ShardPhase::Stopped,
-    ShardPhase::Poisoned,
-];
+use crate::life::Life;
 
 /// Counters of one shard, alone on its cache lines.
 #[derive(Debug, Default)]
@@ -86,43 +58,22 @@ impl Counters {
     }
 
     /// Where the shard is in its life.
-    pub fn phase(&self) -> ShardPhase {
-        PHASES[usize::from(self.phase.load(Ordering::Acquire)).min(PHASES.len() - 1)]
-    }
-
-    pub(crate) fn enter(&self, phase: ShardPhase) {
-        self.phase.store(phase as u8, Ordering::Release);
+    pub fn phase(&self) -> Phase {
+        Phase::of(self.phase.load(Ordering::Acquire))
     }
 }
 
-/// Counters of every shard.
+/// Counters of every shard, and the life that they make.
 #[derive(Debug)]
 pub struct Status {
     shards: Box<[Counters]>,
-    failure: Mutex<Option<ShardsError>>,
-    failed: AtomicBool,
+    life: Life,
 }
 
 impl Status {
     pub(crate) fn new(shards: u16) -> Self {
-        let shards = (0..shards).map(|_| Counters::default()).collect();
-        Self { shards, failure: Mutex::default(), failed: AtomicBool::new(false) }
-    }
-
-    /// A shard could not start: the others wait for it until they are told to stop.
-    pub fn has_failed(&self) -> bool {
-        self.failed.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn fail(&self, error: ShardsError) {
-        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        failure.get_or_insert(error);
-        drop(failure);
-        self.failed.store(true, Ordering::Release);
-    }
-
-    pub(crate) fn take_failure(&self) -> Option<ShardsError> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let counters = (0..shards).map(|_| Counters::default()).collect();
+        Self { shards: counters, life: Life::new(shards) }
     }
 
     /// Bytes of records that wait for the disk, at the shard with the most of them.
@@ -136,20 +87,24 @@ impl Status {
         &self.shards
     }
 
-    /// The phase of the server: that of the shard which is furthest behind; poisoned if any is.
-    pub fn phase(&self) -> ShardPhase {
-        let phases = || self.shards.iter().map(Counters::phase);
-        if phases().any(|phase| phase == ShardPhase::Poisoned) {
-            return ShardPhase::Poisoned;
-        }
-        phases().min().unwrap_or(ShardPhase::Starting)
+    /// Where the server is in its life.
+    pub fn life(&self) -> &Life {
+        &self.life
+    }
+
+    /// A shard goes on to its next phase, with nothing of it done.
+    pub(crate) fn enter(&self, shard: ShardIx, phase: Phase) {
+        let counters = &self.shards[shard.index()];
+        counters.progress.store(0, Ordering::Relaxed);
+        counters.phase.store(phase as u8, Ordering::Release);
+        self.life.enter(shard, phase);
     }
 
     /// Share of the phase that is done, 0 to 1, of the shard that is furthest behind.
     pub fn progress(&self) -> f32 {
-        let phase = self.phase();
-        let behind = self.shards.iter().filter(|s| s.phase() == phase);
-        let least = behind.map(|s| s.progress.load(Ordering::Relaxed)).min().unwrap_or(0);
-        least as f32 / 1000.0
+        let least = self.shards.iter().map(Counters::phase).min();
+        let behind = self.shards.iter().filter(|shard| Some(shard.phase()) == least);
+        let done = behind.map(|shard| shard.progress.load(Ordering::Relaxed)).min().unwrap_or(0);
+        done as f32 / 1000.0
     }
 }

@@ -418,6 +418,11 @@ impl Shard {
         report
     }
 
+    /// Memories not yet associated.
+    pub fn association_backlog(&self) -> u64 {
+        self.spaces.values().map(Space::association_backlog).sum()
+    }
+
     fn names(&self, name: &SpaceName, keys: &[MemoryKey]) -> Vec<(MemoryKey, MemoryId)> {
         let Ok(space) = self.space(name) else { return Vec::new() };
         let known = keys.iter().filter_map(|key| {

@@ -23,6 +23,7 @@ const CONSOLE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
 struct Health {
     phase: &'static str,
     progress: f32,
+    seconds: f32,
     #[serde(skip_serializing_if = "String::is_empty")]
     reason: String,
     started: bool,
@@ -49,9 +50,10 @@ fn health(backend: &impl Backend, fits: impl Fn(&Health) -> bool) -> Answered {
     let health = Health {
         phase: readiness.phase.as_str(),
         progress: readiness.progress,
+        seconds: readiness.lasted.as_millis() as f32 / 1000.0,
         reason: readiness.reason,
         started: readiness.started,
-        ready: readiness.ready,
+        ready: readiness.phase.is_ready(),
     };
     if fits(&health) {
         return Answered::json(to_json(&health));

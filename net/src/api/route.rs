@@ -100,6 +100,11 @@ impl Operation {
     pub fn route(self) -> &'static Route {
         &ROUTES[self as usize]
     }
+
+    /// It is answered from memories, and so not before they are there.
+    pub fn asks_shards(self) -> bool {
+        self.route().role != Role::Open && self != Self::Topology
+    }
 }
 
 /// An operation and the parameter of its path, decoded.

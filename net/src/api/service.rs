@@ -95,6 +95,9 @@ async fn answer_to<B: Backend>(
         operation => operation.route().role,
     };
     let grant = core.guard.check(&parts.headers, needed)?;
+    if matched.operation.asks_shards() {
+        core.backend.admit()?;
+    }
     let takes_body = takes_body(&parts.method, matched.operation);
     if !takes_body && body.as_ref().is_some_and(|body| !body.is_over()) {
         return Err(Problem::new(Fault::UnexpectedBody, "send this request without a body"));

@@ -315,7 +315,7 @@ async fn drain<B: Backend>(shared: &Rc<Shared<B>>) -> Drained {
 }
 
 async fn wait_for_none<B: Backend>(shared: &Rc<Shared<B>>, until: Instant) {
-    while Instant::now() < until {
+    while Instant::now() < until && !shared.core.backend.is_hurried() {
         sleep(Duration::from_millis(10)).await;
         if shared.stage.get() >= Stage::Closing {
             if shared.connections.open() == 0 {

@@ -11,12 +11,13 @@ use std::time::Duration;
 use engram_engine::model::{
     LinkView, Memory, MemoryId, NewMemory, SpaceConfig, SpaceName, Tier, Timestamp,
 };
+use engram_engine::phase::Phase;
 use engram_engine::request::{
     Answer, Code, CueKind, Direction, Recalled, RecalledMemory, Rejection, Request, ScoreBreakdown,
     SpaceView, Stats, StoreMode, Stored, Visited, Wait,
 };
 use engram_net::exposition::{Exposition, Kind};
-use engram_net::{Backend, Phase, Readiness};
+use engram_net::{Backend, Readiness};
 
 /// What the test may see and set from its own thread.
 #[derive(Clone, Debug, Default)]
@@ -263,15 +264,23 @@ impl Backend for Fake {
         }
     }
 
+    fn admit(&self) -> Result<(), Rejection> {
+        Ok(())
+    }
+
     fn readiness(&self) -> Readiness {
         let poisoned = self.knobs.poisoned.load(Ordering::SeqCst);
         Readiness {
             phase: if poisoned { Phase::Poisoned } else { Phase::Running },
             progress: 1.0,
+            lasted: Duration::ZERO,
             reason: if poisoned { "the log could not be written".into() } else { String::new() },
             started: true,
-            ready: !poisoned,
         }
+    }
+
+    fn is_hurried(&self) -> bool {
+        false
     }
 
     fn topology(&self) -> serde_json::Value {

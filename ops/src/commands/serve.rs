@@ -210,18 +210,31 @@ struct Obedience {
 }
 
 impl Obedience {
-    /// Stops the server at the first signal to end, and the process when the grace is over or at
-    /// the second one.
+    /// The first signal to end drains the server, the second one cuts that short, and the third
+    /// one ends the process, as the end of the grace does.
     fn obey(&self, signals: &Signals) {
-        let mut stopping = false;
+        let mut asked = 0;
         loop {
             match signals.wait() {
                 Signal::Hangup => self.read_keys_again(),
-                Signal::Terminate | Signal::Interrupt if stopping => std::process::exit(130),
                 signal @ (Signal::Terminate | Signal::Interrupt) => {
-                    stopping = true;
-                    self.stop_within_grace(signal);
+                    asked += 1;
+                    self.end(signal, asked);
                 }
+            }
+        }
+    }
+
+    fn end(&self, signal: Signal, asked: u32) {
+        match asked {
+            1 => self.stop_within_grace(signal),
+            2 => {
+                log::warn!("{} again: what is under way is cut off", signal_name(signal));
+                self.stopper.hurry();
+            }
+            _ => {
+                log::error!("{} again: ending before the log is closed", signal_name(signal));
+                std::process::exit(130);
             }
         }
     }
@@ -230,9 +243,11 @@ impl Obedience {
         let grace = self.grace;
         log::info!("{}: draining within {}", signal_name(signal), duration_text(grace));
         self.stopper.stop();
+        let stopper = self.stopper.clone();
         std::thread::spawn(move || {
             std::thread::sleep(grace);
-            log::error!("the grace is over before everything was drained");
+            let unfinished = stopper.unfinished();
+            log::error!("the grace is over; not finished: {unfinished}");
             std::process::exit(Status::Failed.code());
         });
     }

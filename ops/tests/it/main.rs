@@ -6,6 +6,7 @@ mod directions;
 mod durability;
 mod evaluation;
 mod kills;
+mod life;
 mod reference;
 mod refusals;
 mod server;

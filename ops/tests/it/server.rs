@@ -73,6 +73,13 @@ pub struct Server {
 impl Server {
     /// Starts on a directory and waits until it is ready.
     pub fn start(directory: &Path, arguments: &[&str]) -> Self {
+        let server = Self::listening(directory, arguments);
+        server.wait_until_ready();
+        server
+    }
+
+    /// Starts on a directory and waits until it accepts connections.
+    pub fn listening(directory: &Path, arguments: &[&str]) -> Self {
         let mut child = engram()
             .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "text", "--data-dir"])
             .arg(directory)
@@ -94,9 +101,7 @@ impl Server {
             }
         });
         let address = receiver.recv_timeout(PATIENCE).expect("the server says where it listens");
-        let server = Self { child, address };
-        server.wait_until_ready();
-        server
+        Self { child, address }
     }
 
     fn wait_until_ready(&self) {
@@ -143,8 +148,13 @@ impl Server {
     }
 
     /// SIGTERM; returns the exit status.
-    pub fn terminate(mut self) -> Option<i32> {
+    pub fn terminate(self) -> Option<i32> {
         self.signal("TERM");
+        self.ended()
+    }
+
+    /// Waits until it has ended; returns the exit status.
+    pub fn ended(mut self) -> Option<i32> {
         self.child.wait().expect("the server ends").code()
     }
 

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use engram_engine::model::{LinkKind, MemoryId, NewMemory, SpaceName};
+use engram_engine::phase::Phase;
 use engram_engine::request::{Answer, Cue, CueKind, Recall, Rejection, Request, StoreMode, Wait};
-use engram_shards::{Config, CorePlace, Directory, Handle, ShardPhase, start};
+use engram_shards::{Config, CorePlace, Directory, Handle, start};
 
 /// Opens `path` with `shards` shards, runs `script` on shard 0, stops and returns what it returned.
 pub fn run<F, S, T>(path: &Path, shards: u16, script: F) -> T
@@ -24,7 +25,8 @@ where
     let running = start(config, move |handle| {
         let (script, slot, finished) = (script.clone(), slot.clone(), finished.clone());
         async move {
-            wait_until(|| handle.status().phase() >= ShardPhase::Running).await;
+            handle.open();
+            wait_until(|| handle.status().life().phase() == Phase::Running).await;
             if handle.shard().0 == 0 {
                 let value = script(handle).await;
                 *slot.lock().unwrap() = Some(value);

@@ -503,6 +503,7 @@ fn answers_on_the_server() -> Map<String, Value> {
     let health = [
         ("phase", string()),
         ("progress", fraction()),
+        ("seconds", json!({"type": "number", "minimum": 0})),
         ("started", boolean()),
         ("ready", boolean()),
     ];

@@ -1,0 +1,83 @@
+//! The life of a server as an operator sees it: answers from the first moment, and how it ends.
+
+use std::time::Duration;
+
+use engram_bench::http::Connection;
+use serde_json::{Value, json};
+
+use crate::server::{Folder, Server, eventually};
+
+const LINES: &str = "Content-Type: application/x-ndjson\r\n";
+
+/// Enough that reading it again takes a while.
+fn fill(server: &Server, memories: u64) {
+    let line = |number: u64| {
+        let content = format!("animal {number} of kind {} lives in house w{number}", number % 97);
+        format!("{}\n", json!({"id": format!("m{number}"), "content": content}))
+    };
+    let lines: String = (0..memories).map(line).collect();
+    let path = "/api/v1/memories/batch";
+    let reply = server.connect().call("POST", path, LINES, lines.as_bytes());
+    assert_eq!(reply.expect("the server answers").status, 200);
+}
+
+fn health(server: &Server, probe: &str) -> (u16, Value) {
+    let path = format!("/health/{probe}");
+    let reply = server.connect().call("GET", &path, "", b"").expect("the server answers");
+    (reply.status, serde_json::from_slice(&reply.body).expect("health is JSON"))
+}
+
+#[test]
+fn a_server_that_reads_its_log_says_so_and_can_be_told_to_stop() {
+    let folder = Folder::new();
+    let directory = folder.0.join("data");
+    let server = Server::start(&directory, &["--shards", "2"]);
+    fill(&server, 20_000);
+    assert_eq!(server.terminate(), Some(0));
+
+    let server = Server::listening(&directory, &["--shards", "2"]);
+    let (status, ready) = health(&server, "ready");
+    assert_eq!(status, 503, "{ready}");
+    let phase = ready["phase"].as_str().expect("a phase is text").to_owned();
+    assert!(["starting", "recovering", "warming"].contains(&&*phase), "{ready}");
+    assert!(!ready["reason"].as_str().expect("a reason is text").is_empty(), "{ready}");
+    assert_eq!(health(&server, "live").0, 200);
+    let refused = server.call("POST", "/api/v1/count", &json!({}));
+    assert_eq!(refused.status, 503);
+    let problem: Value = serde_json::from_slice(&refused.body).expect("a problem is JSON");
+    assert_eq!(problem["code"], "unavailable", "{problem}");
+    let metrics = server.call("GET", "/metrics", &Value::Null);
+    let text = String::from_utf8(metrics.body).expect("metrics are text");
+    assert!(text.contains("engram_ready 0"), "{text}");
+    assert_eq!(server.terminate(), Some(0), "told to stop while it reads its log");
+
+    let server = Server::start(&directory, &["--shards", "2"]);
+    assert_eq!(health(&server, "startup").0, 200);
+    let (_, ready) = health(&server, "ready");
+    assert_eq!((&ready["phase"], &ready["progress"]), (&json!("running"), &json!(1.0)));
+    assert_eq!(server.count(), 20_000);
+}
+
+/// A client that does not read holds the server for its whole grace, unless somebody is in a hurry.
+#[test]
+fn a_second_signal_hurries() {
+    let folder = Folder::new();
+    let server = Server::start(&folder.0.join("data"), &["--shutdown-grace", "60s"]);
+    let mut stream = std::net::TcpStream::connect(server.address).expect("the server accepts");
+    let head = "POST /api/v1/count HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\
+                Content-Type: application/json\r\n\r\n{";
+    std::io::Write::write_all(&mut stream, head.as_bytes()).expect("a head can be sent");
+    eventually("the request is under way", || {
+        let metrics = server.call("GET", "/metrics", &Value::Null);
+        String::from_utf8_lossy(&metrics.body).contains("engram_http_requests_in_flight 2")
+    });
+    let mut kept = Connection::open(server.address, Duration::from_secs(5)).expect("it accepts");
+    server.signal("TERM");
+    eventually("the server is not ready", || {
+        kept.call("GET", "/health/ready", "", b"").map_or(true, |reply| reply.status == 503)
+    });
+    let begun = std::time::Instant::now();
+    server.signal("INT");
+    assert_eq!(server.ended(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
