@@ -6,6 +6,7 @@
 //! *Not here*: executors, mailboxes and files (`shards`), HTTP and JSON framing (`net`).
 
 pub mod attributes;
+pub mod cold;
 pub mod filter;
 pub mod fixed;
 pub mod fuse;

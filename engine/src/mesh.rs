@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use crate::attributes::Attribute;
+use crate::cold::ColdSegmentId;
 use crate::filter::Filter;
 use crate::fixed::Activation;
 use crate::key::MemoryKey;
@@ -98,7 +99,17 @@ pub enum Ask {
     /// BM25 of memories for the terms of the cue that no seed holds.
     Score(Arc<ScoreAsk>, Vec<MemoryKey>),
     /// Contents of the best, for the answer.
-    Fetch { space: SpaceName, keys: Vec<MemoryKey>, filter: Arc<Filter>, with: With },
+    Fetch { space: SpaceName, keys: Vec<MemoryKey>, filter: Arc<Filter>, with: With, reach: Reach },
+    /// The contents of a cold memory for the answer; it comes back to warm.
+    FetchCold { space: SpaceName, key: MemoryKey, with: With },
+    /// Move memories of this shard to the cold tier.
+    Demote { space: SpaceName, keys: Vec<MemoryKey> },
+    /// Forget memories whose time is over, a bounded number at once.
+    Expire,
+    /// How many records of each cold segment are in use, once that is durable.
+    ColdUse,
+    /// Move what is in use out of cold segments that hold what is forgotten.
+    Rewrite { segments: Arc<Vec<ColdSegmentId>> },
     /// Which names each text mentions.
     Mentions { space: SpaceName, texts: Arc<Vec<String>> },
 }
@@ -160,11 +171,44 @@ pub enum Reply {
     Terms(Vec<TermMembers>),
     /// Scores, in the order asked.
     Scores(Vec<f32>),
-    /// Contents, in the order asked; `None` where the filter or time removed the memory.
-    Fetched(Vec<Option<Memory>>),
+    /// Contents, in the order asked.
+    Fetched(Vec<Found>),
+    /// The contents of one cold memory.
+    FetchedCold(MemoryKey, Found),
+    /// Those that lie in the cold tier now.
+    Demoted(Vec<MemoryKey>),
+    /// How many were forgotten, and whether there are more.
+    Expired { count: u64, more: bool },
+    /// Records in use by segment; a segment that is being written counts as [`SEGMENT_BUSY`].
+    ColdUse(Vec<(ColdSegmentId, u32)>),
     /// For each text, the names in it that memories of this shard bear, and how often names were
     /// taken away on this shard until then.
     Mentions { found: Vec<Vec<Mention>>, names_version: u64 },
+}
+
+/// Where the contents of what a recall answers may lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// In the log or its caches.
+    pub log: bool,
+    /// In the cold tier.
+    pub cold: bool,
+}
+
+/// In place of a number of records: the segment is being written.
+pub const SEGMENT_BUSY: u32 = u32::MAX;
+
+/// What there is of a memory that is wanted for an answer.
+#[derive(Debug)]
+pub enum Found {
+    /// Filter, time or tier removed it.
+    Nothing,
+    /// It.
+    Memory(Box<Memory>),
+    /// It exists, its contents lie in the cold tier.
+    Cold,
+    /// Its contents can't be had from the cold tier now.
+    OutOfReach,
 }
 
 /// A link as an owner reports it.
@@ -191,6 +235,8 @@ pub struct ShardReport {
     pub stats: ShardStats,
     /// Links made by the server.
     pub automatic_links: u64,
+    /// Memories whose contents lie in the cold tier.
+    pub cold_memories: u64,
     /// Spaces.
     pub spaces: u64,
     /// Memories not yet in the vector index.

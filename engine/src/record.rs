@@ -5,6 +5,7 @@
 //!
 //! *Not here*: segments, blocks and syncing (`shards`), the picture of the bytes (docs/formats.md).
 
+use crate::cold::Demoted;
 use crate::fixed;
 use crate::model::{
     Link, LinkKind, MemoryId, Metadata, Metric, SpaceConfig, SpaceName, Timestamp, VectorEncoding,
@@ -36,6 +37,8 @@ pub enum Kind {
     Link = 5,
     /// Links are gone.
     Unlink = 6,
+    /// A memory whose content and embedding lie in the cold tier from now on.
+    Demote = 13,
 }
 
 /// Where a record belongs: mixed into its checksum, so that bytes of another place never pass.
@@ -202,13 +205,20 @@ fn head_checksum(header: &Header, head: &[u8]) -> u32 {
 }
 
 fn kind_of(kind: u8) -> Result<Kind, Damage> {
-    [Kind::Pad, Kind::PutSpace, Kind::DropSpace, Kind::Put, Kind::Delete, Kind::Link, Kind::Unlink]
-        .into_iter()
-        .find(|k| *k as u8 == kind)
-        .ok_or(Damage::Content("unknown kind"))
+    const ALL: [Kind; 8] = [
+        Kind::Pad,
+        Kind::PutSpace,
+        Kind::DropSpace,
+        Kind::Put,
+        Kind::Delete,
+        Kind::Link,
+        Kind::Unlink,
+        Kind::Demote,
+    ];
+    ALL.into_iter().find(|k| *k as u8 == kind).ok_or(Damage::Content("unknown kind"))
 }
 
-fn length_u32(length: usize) -> u32 {
+pub(crate) fn length_u32(length: usize) -> u32 {
     u32::try_from(length).expect("limits keep every part of a record below 4 GiB")
 }
 
@@ -260,6 +270,8 @@ pub enum Contents {
     Link { space: SpaceNumber, at: Timestamp, from: MemoryId, links: Vec<Link> },
     /// See [`Kind::Unlink`]; `kind: None` is every kind.
     Unlink { space: SpaceNumber, from: MemoryId, to: MemoryId, kind: Option<LinkKind> },
+    /// See [`Kind::Demote`].
+    Demote(Box<Demoted>),
 }
 
 impl Contents {
@@ -298,6 +310,11 @@ impl Contents {
                 w.u32(space.0).short(from.as_str()).short(to.as_str());
                 w.short(kind.as_ref().map_or("", LinkKind::as_str));
                 Kind::Unlink
+            }
+            Self::Demote(demoted) => {
+                demoted.write(&mut w);
+                tail.extend_from_slice(demoted.vector.as_deref().unwrap_or(&[]));
+                Kind::Demote
             }
         };
         Draft { kind, head: w.0, tail }
@@ -338,12 +355,13 @@ impl Contents {
                 to: r.id()?,
                 kind: read_optional_kind(&mut r)?,
             },
+            Kind::Demote => Self::Demote(Box::new(Demoted::read(&mut r, tail)?)),
         };
         if r.0.is_empty() { Ok(contents) } else { Err(Damage::Content("bytes left over")) }
     }
 }
 
-/// Reads the head of a `Put`; the embedding is left out.
+/// Reads the head of a `Put`, or what a `Demote` says of the memory; the embedding is left out.
 ///
 /// # Errors
 /// [`Damage::Content`] where the bytes make no sense.
@@ -390,7 +408,7 @@ const HAS_CONTENT: u8 = 1;
 const HAS_CONFIDENCE: u8 = 2;
 const HAS_EXPIRY: u8 = 4;
 
-fn write_put(w: &mut Writer, put: &Put) {
+pub(crate) fn write_put(w: &mut Writer, put: &Put) {
     let flags = u8::from(put.content.is_some()) * HAS_CONTENT
         + u8::from(put.confidence.is_some()) * HAS_CONFIDENCE
         + u8::from(put.expires_at.is_some()) * HAS_EXPIRY;
@@ -407,7 +425,7 @@ fn write_put(w: &mut Writer, put: &Put) {
     write_links(w, &put.links);
 }
 
-fn read_put(r: &mut Reader<'_>) -> Result<Put, Damage> {
+pub(crate) fn read_put(r: &mut Reader<'_>) -> Result<Put, Damage> {
     let space = SpaceNumber(r.u32()?);
     let flags = r.u8()?;
     let [created_at, arrived_at, updated_at] =
@@ -509,70 +527,83 @@ fn read_config(r: &mut Reader<'_>) -> Result<SpaceConfig, Damage> {
     })
 }
 
-struct Writer(Vec<u8>);
+pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
-    fn u8(&mut self, value: u8) -> &mut Self {
+    pub(crate) fn u8(&mut self, value: u8) -> &mut Self {
         self.0.push(value);
         self
     }
-    fn u32(&mut self, value: u32) -> &mut Self {
+    pub(crate) fn u32(&mut self, value: u32) -> &mut Self {
         self.0.extend_from_slice(&value.to_le_bytes());
         self
     }
-    fn i64(&mut self, value: i64) -> &mut Self {
+    pub(crate) fn u64(&mut self, value: u64) -> &mut Self {
         self.0.extend_from_slice(&value.to_le_bytes());
         self
     }
-    fn short(&mut self, text: &str) -> &mut Self {
+    pub(crate) fn i64(&mut self, value: i64) -> &mut Self {
+        self.0.extend_from_slice(&value.to_le_bytes());
+        self
+    }
+    pub(crate) fn short(&mut self, text: &str) -> &mut Self {
         let length = u16::try_from(text.len()).expect("ids, names and kinds are short");
         self.0.extend_from_slice(&length.to_le_bytes());
         self.0.extend_from_slice(text.as_bytes());
         self
     }
-    fn long(&mut self, text: &str) -> &mut Self {
+    pub(crate) fn long(&mut self, text: &str) -> &mut Self {
         self.u32(length_u32(text.len()));
         self.0.extend_from_slice(text.as_bytes());
         self
     }
 }
 
-struct Reader<'a>(&'a [u8]);
+pub(crate) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], Damage> {
+    pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], Damage> {
         let (taken, rest) =
             self.0.split_at_checked(count).ok_or(Damage::Content("it ends too early"))?;
         self.0 = rest;
         Ok(taken)
     }
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Damage> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Damage> {
         Ok(self.take(N)?.try_into().expect("exactly N bytes were taken"))
     }
-    fn u8(&mut self) -> Result<u8, Damage> {
+    pub(crate) fn u8(&mut self) -> Result<u8, Damage> {
         Ok(self.array::<1>()?[0])
     }
-    fn u32(&mut self) -> Result<u32, Damage> {
+    pub(crate) fn u32(&mut self) -> Result<u32, Damage> {
         self.array().map(u32::from_le_bytes)
     }
-    fn i64(&mut self) -> Result<i64, Damage> {
+    pub(crate) fn u64(&mut self) -> Result<u64, Damage> {
+        self.array().map(u64::from_le_bytes)
+    }
+    /// How many items follow, of at least `least_bytes` each.
+    pub(crate) fn count(&mut self, least_bytes: usize) -> Result<usize, Damage> {
+        let count = self.u32()? as usize;
+        let fits = count <= self.0.len() / least_bytes;
+        if fits { Ok(count) } else { Err(Damage::Content("more items than bytes")) }
+    }
+    pub(crate) fn i64(&mut self) -> Result<i64, Damage> {
         self.array().map(i64::from_le_bytes)
     }
-    fn text(&mut self, length: usize) -> Result<&'a str, Damage> {
+    pub(crate) fn text(&mut self, length: usize) -> Result<&'a str, Damage> {
         std::str::from_utf8(self.take(length)?).map_err(|_| Damage::Content("text is not UTF-8"))
     }
-    fn short(&mut self) -> Result<&'a str, Damage> {
+    pub(crate) fn short(&mut self) -> Result<&'a str, Damage> {
         let length = u16::from_le_bytes(self.array()?);
         self.text(usize::from(length))
     }
-    fn long(&mut self) -> Result<&'a str, Damage> {
+    pub(crate) fn long(&mut self) -> Result<&'a str, Damage> {
         let length = self.u32()?;
         self.text(length as usize)
     }
-    fn id(&mut self) -> Result<MemoryId, Damage> {
+    pub(crate) fn id(&mut self) -> Result<MemoryId, Damage> {
         MemoryId::new(self.short()?).map_err(|_| Damage::Content("id"))
     }
-    fn space_name(&mut self) -> Result<SpaceName, Damage> {
+    pub(crate) fn space_name(&mut self) -> Result<SpaceName, Damage> {
         SpaceName::new(self.short()?).map_err(|_| Damage::Content("space name"))
     }
 }

@@ -4,6 +4,7 @@
 //!
 //! *Not here*: JSON (`net`), messages between shards (`mesh`).
 
+use crate::cold::ColdSegmentId;
 use crate::filter::Filter;
 use crate::model::{
     Link, LinkKind, LinkView, Memory, MemoryId, Metadata, NewMemory, SpaceConfig, SpaceName, Tier,
@@ -62,6 +63,13 @@ pub enum Request {
     DropSpace { space: SpaceName },
     /// Counts and memory of the whole server; [`Answer::Stats`].
     Stats,
+    /// Move memories to the cold tier; [`Answer::Demoted`].
+    Demote { space: SpaceName, ids: Vec<MemoryId> },
+    /// Forget what has expired; [`Answer::Expired`].
+    Expire,
+    /// Compare what the cold tier holds (segment and number of records) with what is in use, and
+    /// rewrite segments that hold what is forgotten; [`Answer::Swept`].
+    Sweep { listed: Vec<(ColdSegmentId, u32)> },
 }
 
 /// What of a memory is read back.
@@ -226,6 +234,12 @@ pub enum Answer {
     Spaces(Vec<SpaceView>),
     /// Counts of the whole server.
     Stats(Box<Stats>),
+    /// How many lie in the cold tier now that did not before.
+    Demoted(u64),
+    /// How many were forgotten.
+    Expired(u64),
+    /// Segments that nothing needs any more, and whether some were rewritten.
+    Swept { unused: Vec<(ColdSegmentId, u32)>, rewritten: u64 },
 }
 
 /// What became of one memory that was stored.
@@ -339,6 +353,8 @@ pub struct Stats {
     pub links: u64,
     /// Links made by the server.
     pub automatic_links: u64,
+    /// Memories whose contents lie in the cold tier.
+    pub cold_memories: u64,
     /// Spaces.
     pub spaces: u64,
     /// Memories whose vector is searched exactly until the index holds it.
@@ -420,4 +436,6 @@ pub enum Code {
     MemoryBudget,
     /// 507: the disk is nearly full; reads and forgetting go on.
     DiskBudget,
+    /// 503: the cold tier, where the content lies, can't be reached.
+    ColdUnavailable,
 }

@@ -80,12 +80,15 @@ fn engine_row(code: Code) -> Row {
         Code::Unreadable => (500, "unreadable", "A record can't be read back"),
         Code::MemoryBudget => (507, "memory_budget", "The memory budget is reached"),
         Code::DiskBudget => (507, "disk_budget", "The disk is nearly full"),
+        Code::ColdUnavailable => {
+            (503, "cold_unavailable", "The cold tier, where the content lies, can't be reached")
+        }
     };
     Row { status, name, title }
 }
 
 /// The engine's codes in the order of their table.
-pub const ENGINE_CODES: [Code; 15] = [
+pub const ENGINE_CODES: [Code; 16] = [
     Code::NotFound,
     Code::SpaceNotFound,
     Code::AlreadyExists,
@@ -101,6 +104,7 @@ pub const ENGINE_CODES: [Code; 15] = [
     Code::Unreadable,
     Code::MemoryBudget,
     Code::DiskBudget,
+    Code::ColdUnavailable,
 ];
 
 /// A reason to refuse, of either side.

@@ -20,7 +20,7 @@ use engram_engine::mesh::{Ask, Message};
 use engram_engine::model::Timestamp;
 use engram_engine::phase::Phase;
 use engram_engine::request::{Answer, Code, Rejection, Request};
-use engram_engine::shard::{Effect, Event, FetchId, Remaining, Shard, Ticket};
+use engram_engine::shard::{ColdFailure, Effect, Event, FetchId, Remaining, Shard, Ticket};
 use engram_engine::space::LogAddress;
 use flume::Receiver;
 use glommio::timer::sleep;
@@ -49,6 +49,8 @@ const LOG_PAUSE: Duration = Duration::from_millis(1);
 const WARM_PAUSE: Duration = Duration::from_millis(5);
 /// Pause before a full inbox is tried again.
 const RETRY_PAUSE: Duration = Duration::from_micros(50);
+
+const NO_COLD_TIER: &str = "this server has no cold tier";
 
 type Outcome = Result<Answer, Rejection>;
 
@@ -157,6 +159,14 @@ impl Core {
                 }
             }
             Effect::Fetch { fetch, address, tail } => self.fetch(fetch, address, tail),
+            Effect::FetchCold { fetch, .. } => {
+                let bytes = Err(ColdFailure::Unreachable(NO_COLD_TIER.to_owned()));
+                self.pending.borrow_mut().push_back(Event::FetchedCold { fetch, bytes });
+            }
+            Effect::StoreCold { segment, .. } => {
+                let outcome = Err(NO_COLD_TIER.to_owned());
+                self.pending.borrow_mut().push_back(Event::StoredCold { segment, outcome });
+            }
             Effect::Reply { ticket, outcome } => {
                 if let Some(waiter) = self.waiters.borrow_mut().get_mut(&ticket.0) {
                     waiter.outcome = Some(outcome);

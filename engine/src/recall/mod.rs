@@ -16,9 +16,10 @@ use crate::fuse::{self, Recipe};
 use crate::key::{KeyMap, MemoryKey, Partitioner, ShardIx};
 use crate::limits;
 use crate::mesh::{
-    Ask, HopAsk, LexicalAsk, LexicalFound, Probe, Probed, Reply, ScoreAsk, TermMembers, Via,
+    Ask, Found, HopAsk, LexicalAsk, LexicalFound, Probe, Probed, Reach, Reply, ScoreAsk,
+    TermMembers, Via,
 };
-use crate::model::{LinkKind, Memory, SpaceConfig, SpaceName, Timestamp};
+use crate::model::{LinkKind, Memory, SpaceConfig, SpaceName, Tier, Timestamp};
 use crate::names;
 use crate::request::{
     Code, CueKind, Phase, Recall, Recalled, RecalledMemory, Rejection, ScoreBreakdown,
@@ -75,6 +76,7 @@ enum Stage {
     Terms,
     Score,
     Fetch,
+    Cold,
     Names,
 }
 
@@ -107,6 +109,8 @@ pub struct RecallRun {
     ranked: Vec<(f64, MemoryKey)>,
     ranked_next: usize,
     fetching: Vec<(f64, MemoryKey)>,
+    fetched: KeyMap<Memory>,
+    expired: bool,
     activation_max: f64,
     residual_max: f32,
     paths: Paths,
@@ -174,6 +178,8 @@ impl RecallRun {
             ranked: Vec::new(),
             ranked_next: 0,
             fetching: Vec::new(),
+            fetched: KeyMap::default(),
+            expired: false,
             activation_max: 0.0,
             residual_max: 0.0,
             paths: Paths::default(),
@@ -209,6 +215,11 @@ impl RecallRun {
                 self.rank()
             }
             Stage::Fetch => self.fetched(replies),
+            Stage::Cold => {
+                self.take_cold(replies);
+                self.keep_fetched();
+                self.fetch_more()
+            }
             Stage::Names => {
                 self.paths.name(replies);
                 self.finish()
@@ -219,6 +230,7 @@ impl RecallRun {
     /// The deadline passed: what was found so far is ranked and fetched, no more is looked for.
     pub fn expire(mut self: Box<Self>, replies: Vec<(ShardIx, Reply)>, now: Timestamp) -> Next {
         self.done.truncated = true;
+        self.expired = true;
         // Fetching what was found is bounded by `top_k`; it gets as long again.
         let extended = self.recall.timeout_ms.saturating_mul(2).max(1);
         match self.stage {
@@ -240,6 +252,12 @@ impl RecallRun {
             }
             Stage::Fetch => {
                 self.take_fetched(replies);
+                self.keep_fetched();
+                self.finish()
+            }
+            Stage::Cold => {
+                self.take_cold(replies);
+                self.keep_fetched();
                 self.finish()
             }
             Stage::Names => self.finish(),
@@ -260,6 +278,7 @@ impl RecallRun {
                 Stage::Terms => "terms",
                 Stage::Score => "score",
                 Stage::Fetch => "fetch",
+                Stage::Cold => "cold",
                 Stage::Names => "names",
             };
             let took_us = u64::try_from(now.0 - self.stage_started.0).unwrap_or(0);
@@ -584,27 +603,59 @@ impl RecallRun {
         let filter = Arc::new(self.recall.filter.clone());
         let (space, with) = (&self.space, self.recall.with);
         let asks = (0u16..).map(ShardIx).zip(keys).filter(|(_, keys)| !keys.is_empty());
-        let ask = |keys| Ask::Fetch { space: space.clone(), keys, filter: filter.clone(), with };
+        let reach = reach_of(&self.recall.tiers);
+        let filter = || filter.clone();
+        let ask = |keys| Ask::Fetch { space: space.clone(), keys, filter: filter(), with, reach };
         let asks = asks.map(|(shard, keys)| (shard, ask(keys))).collect();
         self.ask(Stage::Fetch, asks)
     }
 
     fn fetched(mut self: Box<Self>, replies: Vec<(ShardIx, Reply)>) -> Next {
-        self.take_fetched(replies);
-        self.fetch_more()
+        let cold = self.take_fetched(replies);
+        if cold.is_empty() || self.expired {
+            self.keep_fetched();
+            return self.fetch_more();
+        }
+        let (space, with) = (&self.space, self.recall.with);
+        let ask = |key| Ask::FetchCold { space: space.clone(), key, with };
+        let asks = cold.into_iter().map(|key| (self.partitioner.owner(key), ask(key))).collect();
+        self.ask(Stage::Cold, asks)
     }
 
-    fn take_fetched(&mut self, replies: Vec<(ShardIx, Reply)>) {
-        let mut fetched: KeyMap<Memory> = KeyMap::default();
+    /// Takes what the log had; the keys of what lies in the cold tier.
+    fn take_fetched(&mut self, replies: Vec<(ShardIx, Reply)>) -> Vec<MemoryKey> {
+        let mut cold = Vec::new();
         for (shard, reply) in replies {
-            let Reply::Fetched(memories) = reply else { unreachable!("contents were asked for") };
+            let Reply::Fetched(found) = reply else { unreachable!("contents were asked for") };
             let asked = self.fetching.iter().filter(|(_, k)| self.partitioner.owner(*k) == shard);
-            for ((_, key), memory) in asked.zip(memories) {
-                if let Some(memory) = memory {
-                    fetched.insert(key.0, memory);
+            for ((_, key), found) in asked.zip(found) {
+                match found {
+                    Found::Memory(memory) => drop(self.fetched.insert(key.0, *memory)),
+                    Found::Cold => cold.push(*key),
+                    Found::Nothing => {}
+                    Found::OutOfReach => self.done.truncated = true,
                 }
             }
         }
+        cold
+    }
+
+    fn take_cold(&mut self, replies: Vec<(ShardIx, Reply)>) {
+        for (_, reply) in replies {
+            let Reply::FetchedCold(key, found) = reply else {
+                unreachable!("cold contents were asked for")
+            };
+            match found {
+                Found::Memory(memory) => drop(self.fetched.insert(key.0, *memory)),
+                Found::Nothing => {}
+                Found::Cold | Found::OutOfReach => self.done.truncated = true,
+            }
+        }
+    }
+
+    /// Keeps what was fetched, best first.
+    fn keep_fetched(&mut self) {
+        let mut fetched = std::mem::take(&mut self.fetched);
         for (score, key) in std::mem::take(&mut self.fetching) {
             if self.done.memories.len() == self.recall.top_k {
                 break;
@@ -665,6 +716,11 @@ fn text_of(cue: &crate::request::Cue) -> Option<&str> {
         CueKind::Text(text) => Some(text),
         CueKind::Embedding(_) | CueKind::Id(_) => None,
     }
+}
+
+fn reach_of(tiers: &[Tier]) -> Reach {
+    let log = tiers.iter().any(|tier| matches!(tier, Tier::Fast | Tier::Warm));
+    Reach { log, cold: tiers.contains(&Tier::Cold) }
 }
 
 fn follows_terms(kinds: Option<&[LinkKind]>) -> bool {

@@ -8,8 +8,8 @@
 use std::rc::Rc;
 
 use crate::key::{MemoryKey, ShardIx};
-use crate::mesh::{LOG_TIER, OpId, Reply};
-use crate::model::{LinkView, Memory, SpaceName, Timestamp};
+use crate::mesh::{Found, LOG_TIER, OpId, Reply};
+use crate::model::{LinkView, Memory, SpaceName, Tier, Timestamp};
 use crate::names;
 use crate::node::NodeIx;
 use crate::record::{self, Damage, Put};
@@ -42,14 +42,34 @@ pub(super) enum Purpose {
     Fetch,
     /// Texts to associate.
     Texts,
+    /// A cold memory for the answer of a recall, of which so much is wanted.
+    Promote { with: With },
+    /// Memories to be moved to the cold tier.
+    Demote,
 }
 
-struct Read {
-    key: MemoryKey,
-    address: LogAddress,
-    memory: Option<Memory>,
-    put: Option<Put>,
+/// Why a record could not be read from the cold tier.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ColdFailure {
+    /// The tier can't be reached.
+    Unreachable(String),
+    /// What it gave is not what was written.
+    Damaged(String),
 }
+
+pub(super) struct Read {
+    pub key: MemoryKey,
+    /// The newest record when the read began: another one by now is another version.
+    pub address: LogAddress,
+    /// It is cold and left alone: whoever wants it asks for it by itself.
+    left_cold: bool,
+    memory: Option<Memory>,
+    pub put: Option<Put>,
+}
+
+/// All that a record holds.
+pub(super) const WHOLE: With =
+    With { content: true, metadata: true, embedding: true, links: false };
 
 /// Most memories in one collect.
 const READS_MAX: u64 = 1 << 20;
@@ -72,18 +92,21 @@ impl Shard {
         let mut waiting = 0;
         for (position, key) in (0u64..READS_MAX).zip(keys) {
             let (mut address, mut memory) = (LogAddress::default(), None);
+            let leaves_cold = needs_record && matches!(purpose, Purpose::Fetch);
+            let left_cold = leaves_cold && self.is_cold(space, key);
             if let Some((node, entry)) = self.existing(space, key) {
                 address = entry.address;
-                if needs_record {
+                if left_cold {
+                    // It is asked for by itself, so that it holds nothing else up.
+                } else if needs_record {
                     waiting += 1;
                     let fetch = FetchId(id * READS_MAX + position);
-                    let tail = with.embedding && address.tail_bytes > 0;
-                    self.effects.push(Effect::Fetch { fetch, address, tail });
+                    self.effects.push(self.fetch_effect(space, key, fetch, address, with));
                 } else {
                     memory = self.space(space).ok().map(|s| bare_memory(s, node, with));
                 }
             }
-            reads.push(Read { key, address, memory, put: None });
+            reads.push(Read { key, address, left_cold, memory, put: None });
         }
         let space = space.clone();
         let collect = Collect { to, op, space, with, purpose, reads, waiting, failed: None };
@@ -99,6 +122,25 @@ impl Shard {
         self.collects.values().any(|c| matches!(c.purpose, Purpose::Patch { .. }))
     }
 
+    /// What the log has of a cold memory is enough where neither content nor embedding is wanted.
+    fn fetch_effect(
+        &self,
+        space: &SpaceName,
+        key: MemoryKey,
+        fetch: FetchId,
+        address: LogAddress,
+        with: With,
+    ) -> Effect {
+        let cold = self.space(space).ok().and_then(|space| space.cold().address(key));
+        match cold.filter(|_| with.content || with.embedding) {
+            Some(address) => Effect::FetchCold { fetch, address },
+            None => {
+                let tail = with.embedding && address.tail_bytes > 0;
+                Effect::Fetch { fetch, address, tail }
+            }
+        }
+    }
+
     pub(super) fn existing(&self, space: &SpaceName, key: MemoryKey) -> Option<(NodeIx, &Entry)> {
         let space = self.space(space).ok()?;
         let node = space.live_node(key, self.now)?;
@@ -106,15 +148,31 @@ impl Shard {
     }
 
     pub(super) fn on_fetched(&mut self, fetch: FetchId, bytes: Result<Rc<[u8]>, String>) {
+        self.on_read(fetch, bytes.map_err(Unread::Log));
+    }
+
+    pub(super) fn on_fetched_cold(&mut self, fetch: FetchId, bytes: Result<Rc<[u8]>, ColdFailure>) {
+        self.on_read(fetch, bytes.map_err(Unread::Cold));
+    }
+
+    fn on_read(&mut self, fetch: FetchId, bytes: Result<Rc<[u8]>, Unread>) {
         let (id, position) = (fetch.0 / READS_MAX, (fetch.0 % READS_MAX) as usize);
         let Some(mut collect) = self.collects.remove(&id) else { return };
         let read = &mut collect.reads[position];
-        match bytes.and_then(|b| parse(&b, collect.with).map_err(|damage| damage.to_string())) {
+        let parsed =
+            bytes.and_then(|b| parse(&b, collect.with).map_err(|d| Unread::Log(d.to_string())));
+        match parsed {
             Ok(put) => match collect.purpose {
-                Purpose::Patch { .. } => read.put = Some(put),
-                _ => read.memory = self.memory_of(&collect.space, read.key, put, collect.with),
+                Purpose::Patch { .. } | Purpose::Demote => read.put = Some(put),
+                Purpose::Promote { with } => {
+                    read.put = Some(put.clone());
+                    read.memory = self.memory_of(&collect.space, read.key, put, with);
+                }
+                Purpose::Read | Purpose::Page { .. } | Purpose::Fetch | Purpose::Texts => {
+                    read.memory = self.memory_of(&collect.space, read.key, put, collect.with);
+                }
             },
-            Err(reason) => collect.failed = Some(unreadable(read.address, &reason)),
+            Err(unread) => collect.failed = Some(rejection_of(read.address, unread)),
         }
         collect.waiting -= 1;
         if collect.waiting == 0 {
@@ -142,7 +200,7 @@ impl Shard {
             updated_at: put.updated_at,
             expires_at: put.expires_at,
             links: with.links.then(|| link_views(space, node)),
-            tier: LOG_TIER,
+            tier: tier_of(space, key),
         })
     }
 
@@ -155,6 +213,12 @@ impl Shard {
             });
             let texts = texts.collect();
             return self.texts_collected(&collect.space, texts);
+        }
+        if let Purpose::Demote = collect.purpose {
+            return self.demotion_read(collect.space, collect.reads, collect.failed);
+        }
+        if let Purpose::Promote { .. } = collect.purpose {
+            return self.promotion_read(to, op, &collect.space, collect.reads, collect.failed);
         }
         if let Some(rejection) = collect.failed {
             return self.reply(to, op, Err(rejection));
@@ -173,11 +237,73 @@ impl Shard {
                 let rows = reads.into_iter().filter_map(|r| r.memory.map(|m| (r.key, m)));
                 Ok(Reply::Page { rows: rows.collect(), more })
             }
-            Purpose::Fetch => Ok(Reply::Fetched(reads.into_iter().map(|r| r.memory).collect())),
-            Purpose::Texts => unreachable!("handled above"),
+            Purpose::Fetch => {
+                let found = |read: Read| match read.memory {
+                    Some(memory) => Found::Memory(Box::new(memory)),
+                    None if read.left_cold => Found::Cold,
+                    None => Found::Nothing,
+                };
+                Ok(Reply::Fetched(reads.into_iter().map(found).collect()))
+            }
+            Purpose::Texts | Purpose::Demote | Purpose::Promote { .. } => {
+                unreachable!("handled above")
+            }
         };
         self.reply(to, op, reply);
     }
+
+    /// A cold memory was read for a recall: it is answered, and comes back to warm.
+    fn promotion_read(
+        &mut self,
+        to: ShardIx,
+        op: OpId,
+        space: &SpaceName,
+        mut reads: Vec<Read>,
+        failed: Option<Rejection>,
+    ) {
+        let read = reads.pop().expect("one memory is promoted at a time");
+        let found = match read.memory {
+            Some(memory) => Found::Memory(Box::new(memory)),
+            None if failed.is_some() => Found::OutOfReach,
+            None => Found::Nothing,
+        };
+        if let Some(put) = read.put {
+            self.promote(space, read.key, read.address, put);
+        }
+        self.reply(to, op, Ok(Reply::FetchedCold(read.key, found)));
+    }
+
+    fn is_cold(&self, space: &SpaceName, key: MemoryKey) -> bool {
+        self.space(space).is_ok_and(|space| space.cold().address(key).is_some())
+    }
+}
+
+/// Why a record could not be read.
+enum Unread {
+    Log(String),
+    Cold(ColdFailure),
+}
+
+fn rejection_of(address: LogAddress, unread: Unread) -> Rejection {
+    match unread {
+        Unread::Log(reason) => unreadable(address, &reason),
+        Unread::Cold(ColdFailure::Damaged(reason)) => {
+            let detail = format!(
+                "the record in the cold tier can't be read ({reason}); restore a snapshot from \
+                 before, or store the memory again"
+            );
+            Rejection::new(Code::Unreadable, detail)
+        }
+        Unread::Cold(ColdFailure::Unreachable(reason)) => {
+            let detail =
+                format!("the cold tier, where the content lies, can't be reached: {reason}");
+            Rejection::new(Code::ColdUnavailable, detail)
+        }
+    }
+}
+
+pub(super) fn tier_of(space: &Space, key: MemoryKey) -> Tier {
+    space.cold().address(key).map_or(LOG_TIER, |_| Tier::Cold)
 }
 
 fn parse(bytes: &[u8], with: With) -> Result<Put, Damage> {
@@ -204,7 +330,7 @@ fn bare_memory(space: &Space, node: NodeIx, with: With) -> Memory {
         updated_at: entry.updated_at,
         expires_at: Some(entry.expires_at).filter(|at| *at != NEVER),
         links: with.links.then(|| link_views(space, node)),
-        tier: LOG_TIER,
+        tier: tier_of(space, space.graph.key(node)),
     }
 }
 

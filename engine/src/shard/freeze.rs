@@ -140,7 +140,10 @@ fn changes(ask: &Ask) -> bool {
         | Ask::Unlink { .. }
         | Ask::PutSpace { .. }
         | Ask::EnsureSpace { .. }
-        | Ask::DropSpace { .. } => true,
+        | Ask::DropSpace { .. }
+        | Ask::Demote { .. }
+        | Ask::Expire
+        | Ask::Rewrite { .. } => true,
         Ask::Read { .. }
         | Ask::Links { .. }
         | Ask::List { .. }
@@ -150,6 +153,9 @@ fn changes(ask: &Ask) -> bool {
         | Ask::Stats
         | Ask::Names { .. }
         | Ask::Fetch { .. }
+        // What it would promote stays cold meanwhile.
+        | Ask::FetchCold { .. }
+        | Ask::ColdUse
         | Ask::Probe(_)
         | Ask::Lexical(..)
         | Ask::Hop(..)

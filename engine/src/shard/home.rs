@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use crate::cold::ColdSegmentId;
 use crate::filter::Filter;
 use crate::key::{MemoryKey, ShardIx};
 use crate::limits;
@@ -18,6 +19,7 @@ use crate::request::{
     With,
 };
 
+use super::demotion::count_demoted;
 use super::{AUTHORITY, Effect, Shard, Ticket};
 
 /// An operation under way.
@@ -60,6 +62,14 @@ pub(super) enum Then {
     SpaceDropped,
     /// A recall goes on.
     Recall(Box<RecallRun>),
+    /// Demoted memories add up.
+    Demoted,
+    /// Expired memories add up; shards that have more are asked again.
+    Expired { so_far: u64 },
+    /// What is in use of the cold segments that there are.
+    ColdUse { listed: Vec<(ColdSegmentId, u32)> },
+    /// Cold segments were rewritten; these others are not needed.
+    Rewritten { unused: Vec<(ColdSegmentId, u32)> },
     /// Memories are being associated.
     Associate(Box<super::associate::Association>),
 }
@@ -74,7 +84,7 @@ impl Shard {
         }
     }
 
-    fn answer(&mut self, ticket: Option<Ticket>, outcome: Result<Answer, Rejection>) {
+    pub(super) fn answer(&mut self, ticket: Option<Ticket>, outcome: Result<Answer, Rejection>) {
         if let Some(ticket) = ticket {
             self.effects.push(Effect::Reply { ticket, outcome });
         }
@@ -136,6 +146,13 @@ impl Shard {
                 self.start(Some(ticket), Then::SpaceDropped, vec![(AUTHORITY, ask)]);
             }
             Request::Stats => self.ask_everyone(Some(ticket), Then::Stats, || Ask::Stats),
+            Request::Demote { space, ids } => self.start_demote(ticket, space, ids)?,
+            Request::Expire => {
+                self.ask_everyone(Some(ticket), Then::Expired { so_far: 0 }, || Ask::Expire);
+            }
+            Request::Sweep { listed } => {
+                self.ask_everyone(Some(ticket), Then::ColdUse { listed }, || Ask::ColdUse);
+            }
         }
         Ok(())
     }
@@ -155,7 +172,12 @@ impl Shard {
         self.ask_everyone(Some(ticket), Then::Spaces { of: of.clone() }, ask);
     }
 
-    fn ask_everyone(&mut self, ticket: Option<Ticket>, then: Then, ask: impl Fn() -> Ask) {
+    pub(super) fn ask_everyone(
+        &mut self,
+        ticket: Option<Ticket>,
+        then: Then,
+        ask: impl Fn() -> Ask,
+    ) {
         let asks = (0..self.partitioner.shards()).map(|s| (ShardIx(s), ask())).collect();
         self.start(ticket, then, asks);
     }
@@ -278,6 +300,13 @@ impl Shard {
                 Next::Done(recalled) => self.answer(ticket, Ok(Answer::Recalled(recalled))),
                 Next::Refuse(rejection) => self.answer(ticket, Err(rejection)),
             },
+            Then::Demoted => self.answer(ticket, Ok(Answer::Demoted(count_demoted(&replies)))),
+            Then::Expired { so_far } => self.expired(ticket, so_far, replies),
+            Then::ColdUse { listed } => self.cold_used(ticket, &listed, replies),
+            Then::Rewritten { unused } => {
+                let rewritten = count_demoted(&replies);
+                self.answer(ticket, Ok(Answer::Swept { unused, rewritten }));
+            }
             Then::Associate(_) => unreachable!("handled above"),
         }
     }
@@ -331,7 +360,7 @@ impl Shard {
         Ok(())
     }
 
-    fn per_shard<T>(&self) -> Vec<Vec<T>> {
+    pub(super) fn per_shard<T>(&self) -> Vec<Vec<T>> {
         (0..self.partitioner.shards()).map(|_| Vec::new()).collect()
     }
 
@@ -456,7 +485,10 @@ impl Shard {
 }
 
 /// One ask for each shard that has items.
-fn asks_of<T>(by_shard: Vec<Vec<T>>, ask: impl Fn(Vec<T>) -> Ask) -> Vec<(ShardIx, Ask)> {
+pub(super) fn asks_of<T>(
+    by_shard: Vec<Vec<T>>,
+    ask: impl Fn(Vec<T>) -> Ask,
+) -> Vec<(ShardIx, Ask)> {
     let numbered = (0u16..).map(ShardIx).zip(by_shard);
     numbered.filter(|(_, items)| !items.is_empty()).map(|(s, items)| (s, ask(items))).collect()
 }
@@ -566,6 +598,7 @@ fn merge_stats(replies: Vec<(ShardIx, Reply)>) -> Answer {
         stats.memories += report.stats.memories;
         stats.links += report.stats.links;
         stats.automatic_links += report.automatic_links;
+        stats.cold_memories += report.cold_memories;
         stats.index_backlog += report.index_backlog;
         stats.association_backlog += report.association_backlog;
         stats.spaces = stats.spaces.max(report.spaces);

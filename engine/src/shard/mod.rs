@@ -9,6 +9,7 @@
 mod associate;
 mod budget;
 mod collect;
+mod demotion;
 mod freeze;
 mod home;
 mod image;
@@ -21,6 +22,8 @@ mod table;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
+use crate::cold::segment::Extent;
+use crate::cold::{ColdAddress, ColdSegmentId};
 use crate::key::{KeyMap, Partitioner, ShardIx};
 use crate::mesh::{Ask, Envelope, Message, OpId, Reply, Tell};
 use crate::model::{SpaceName, Timestamp};
@@ -31,6 +34,7 @@ use crate::space::{LogAddress, Space, Surroundings, Tells};
 use crate::text::Analyzer;
 
 pub use budget::{Budget, Writes};
+pub use collect::ColdFailure;
 use collect::Collect;
 use freeze::Freeze;
 pub use freeze::Settled;
@@ -63,6 +67,10 @@ pub enum Event {
     Durable { sequence: u64, log_bytes: u64 },
     /// A read from the log came back; the bytes start with the record's header.
     Fetched { fetch: FetchId, bytes: Result<Rc<[u8]>, String> },
+    /// A read from the cold tier came back; the bytes start with the record's header.
+    FetchedCold { fetch: FetchId, bytes: Result<Rc<[u8]>, ColdFailure> },
+    /// A cold segment was written, and where each of its blocks lies; or it was not.
+    StoredCold { segment: ColdSegmentId, outcome: Result<Vec<Extent>, String> },
     /// The log can't be written any more.
     Poisoned,
     /// The budgets of memory and disk allow this from now on.
@@ -82,6 +90,10 @@ pub enum Effect {
     Append { sequence: u64, draft: Draft, place: Option<Place> },
     /// Read a record from the log, without its tail unless that is wanted.
     Fetch { fetch: FetchId, address: LogAddress, tail: bool },
+    /// Read a record from the cold tier.
+    FetchCold { fetch: FetchId, address: ColdAddress },
+    /// Write a cold segment from blocks of records.
+    StoreCold { segment: ColdSegmentId, records: u32, blocks: Vec<Vec<u8>> },
     /// Answer a client.
     Reply { ticket: Ticket, outcome: Result<Answer, Rejection> },
 }
@@ -148,6 +160,7 @@ pub struct Shard {
     scans: VecDeque<search::Scan>,
     scratch: search::Scratches,
     associations: u32,
+    demotions: demotion::Demotions,
 }
 
 /// A reply that waits for its records to be durable.
@@ -198,6 +211,7 @@ impl Shard {
             scans: VecDeque::new(),
             scratch: search::Scratches::default(),
             associations: 0,
+            demotions: demotion::Demotions::default(),
         }
     }
 
@@ -216,6 +230,8 @@ impl Shard {
                 self.on_durable(sequence);
             }
             Event::Fetched { fetch, bytes } => self.on_fetched(fetch, bytes),
+            Event::FetchedCold { fetch, bytes } => self.on_fetched_cold(fetch, bytes),
+            Event::StoredCold { segment, outcome } => self.on_stored_cold(segment, outcome),
             Event::Poisoned => self.on_poisoned(),
             Event::Budget(budget) => self.budget = budget,
             Event::Local => {
@@ -267,7 +283,7 @@ impl Shard {
         if self.replaying || self.stands_still() || !self.budget.background {
             return false;
         }
-        self.run_association() | self.run_index_build()
+        self.run_association() | self.run_index_build() | self.run_demotion()
     }
 
     /// A new timestamp, later than every one given or seen before.

@@ -16,8 +16,11 @@ use crate::request::{
 };
 use crate::space::{LogAddress, Space};
 
-use super::collect::{Purpose, not_found};
+use super::collect::{Purpose, WHOLE, not_found};
 use super::{Place, Shard};
+
+/// Expired memories that are forgotten in one step.
+const EXPIRED_AT_ONCE: usize = 32;
 
 impl Shard {
     pub(super) fn on_ask(&mut self, from: ShardIx, op: OpId, ask: Ask) {
@@ -77,9 +80,19 @@ impl Shard {
                 let names = self.names(&space, &keys);
                 self.reply(from, op, Ok(Reply::Names(names)));
             }
-            Ask::Fetch { space, keys, filter, with } => {
-                self.fetch(from, op, &space, keys, &filter, with);
+            Ask::Fetch { space, keys, filter, with, reach } => {
+                self.fetch(from, op, &space, keys, &filter, with, reach);
             }
+            Ask::FetchCold { space, key, with } => {
+                self.collect(from, op, &space, vec![key], WHOLE, Purpose::Promote { with });
+            }
+            Ask::Demote { space, keys } => self.on_demote(from, op, space, keys),
+            Ask::Expire => self.on_expire(from, op),
+            Ask::ColdUse => {
+                let used = self.cold_use();
+                self.reply_when_durable(from, op, Reply::ColdUse(used));
+            }
+            Ask::Rewrite { segments } => self.on_rewrite(from, op, &segments),
             Ask::Probe(probe) => self.probe(from, op, probe),
             Ask::Lexical(ask, keys) => self.lexical(from, op, &ask, &keys),
             Ask::Hop(ask, sources) => self.hop(from, op, &ask, &sources),
@@ -182,9 +195,8 @@ impl Shard {
         if let Err(rejection) = self.check_growable() {
             return self.reply(from, op, Err(rejection));
         }
-        let everything = With { content: true, metadata: true, embedding: true, links: false };
         let purpose = Purpose::Patch { patch, wait };
-        self.collect(from, op, space, vec![key], everything, purpose);
+        self.collect(from, op, space, vec![key], WHOLE, purpose);
     }
 
     /// The record to be patched was read: the patch is applied, unless the memory was written anew
@@ -270,11 +282,42 @@ impl Shard {
         let space = self.space(name)?;
         let number = space.number;
         let node = space.live_node(key, self.now).ok_or_else(not_found)?;
+        self.forget_node(name, number, node, id)
+    }
+
+    fn forget_node(
+        &mut self,
+        name: &SpaceName,
+        number: record::SpaceNumber,
+        node: NodeIx,
+        id: &MemoryId,
+    ) -> Result<(), Rejection> {
         let at = self.stamp();
         // Its links from others here are not logged: replaying the deletion removes them again.
         self.with_space(name, |space, s| space.delete(node, at, s))?;
         self.append(&Contents::Delete { space: number, at, id: id.clone() }, None);
         Ok(())
+    }
+
+    /// Forgets some of what has expired.
+    fn on_expire(&mut self, from: ShardIx, op: OpId) {
+        if let Err(rejection) = self.check_writable() {
+            return self.reply(from, op, Err(rejection));
+        }
+        let mut over = Vec::new();
+        for space in self.spaces.values() {
+            let expired = space.expired(self.now, EXPIRED_AT_ONCE - over.len());
+            let named = expired.into_iter().filter_map(|node| {
+                Some((space.name.clone(), space.number, node, space.id_of(node)?.clone()))
+            });
+            over.extend(named);
+        }
+        let (count, more) = (over.len() as u64, over.len() == EXPIRED_AT_ONCE);
+        for (name, number, node, id) in over {
+            let forgotten = self.forget_node(&name, number, node, &id);
+            assert!(forgotten.is_ok(), "the space was just looked at");
+        }
+        self.reply_when_durable(from, op, Reply::Expired { count, more });
     }
 
     /// Logs that links went with a memory of another shard.
@@ -406,6 +449,7 @@ impl Shard {
             report.stats.memories += count(space, &Filter::default(), self.now);
             report.stats.links += space.graph.links();
             report.automatic_links += space.graph.automatic_links();
+            report.cold_memories += space.cold().len() as u64;
             report.index_backlog += space.vectors.as_ref().map_or(0, |v| v.backlog() as u64);
             report.association_backlog += space.association_backlog();
             for (part, bytes) in space.memory_bytes() {

@@ -5,6 +5,7 @@
 //!
 //! *Not here*: reading segments and telling a torn end from damage (`shards`).
 
+use crate::cold::Demoted;
 use crate::key::ShardIx;
 use crate::mesh::Tell;
 use crate::model::{SpaceName, Timestamp};
@@ -75,8 +76,22 @@ impl Shard {
                     });
                 }
             }
+            Contents::Demote(demoted) => self.replay_demote(&demoted, address)?,
         }
         Ok(())
+    }
+
+    fn replay_demote(&mut self, demoted: &Demoted, address: LogAddress) -> Result<(), Damage> {
+        self.saw(demoted.put.updated_at.max(demoted.at));
+        let Some(name) = self.name_of(demoted.put.space) else { return Ok(()) };
+        let metadata = crate::record::metadata_of(&demoted.put.metadata)?;
+        let key = self.partitioner.key(&name, &demoted.put.id);
+        let put = self.with_space(&name, |space, s| {
+            let node = space.put_cold(key, demoted, &metadata, s)?;
+            space.placed(node, address);
+            Ok(())
+        });
+        put.expect("the space was found by its number")
     }
 
     fn replay_put(&mut self, put: &Put, address: LogAddress) -> Result<(), Damage> {

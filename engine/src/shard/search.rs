@@ -16,8 +16,8 @@ use crate::graph::{Edge, KindIx};
 use crate::key::{KeyMap, MemoryKey, ShardIx};
 use crate::limits;
 use crate::mesh::{
-    AutomaticKind, HopAsk, Hopped, LexicalAsk, LexicalFound, Mention, Neighbours, OpId, Probe,
-    Probed, Reply, ScoreAsk, TermMembers, Via,
+    AutomaticKind, Found, HopAsk, Hopped, LexicalAsk, LexicalFound, Mention, Neighbours, OpId,
+    Probe, Probed, Reach, Reply, ScoreAsk, TermMembers, Via,
 };
 use crate::model::{LinkKind, SpaceName, Timestamp};
 use crate::node::NodeIx;
@@ -270,16 +270,19 @@ impl Shard {
         keys: Vec<MemoryKey>,
         filter: &Filter,
         with: With,
+        reach: Reach,
     ) {
         let Ok(space) = self.space(name) else {
-            let none = vec![None; keys.len()];
+            let none = keys.iter().map(|_| Found::Nothing).collect();
             return self.reply(from, op, Ok(Reply::Fetched(none)));
         };
         let compiled = (!filter.is_empty()).then(|| space.metadata.compile(filter));
         // A key that the filter removes is asked for as one that does not exist.
         let absent = MemoryKey(0);
         let allowed = |key: &MemoryKey| {
-            let node = space.live_node(*key, self.now);
+            let is_cold = !space.cold().is_empty() && space.cold().address(*key).is_some();
+            let reached = if is_cold { reach.cold } else { reach.log };
+            let node = space.live_node(*key, self.now).filter(|_| reached);
             node.is_some_and(|n| compiled.as_ref().is_none_or(|c| space.metadata.matches(c, n)))
         };
         let wanted = keys.iter().map(|k| if allowed(k) { *k } else { absent }).collect();

@@ -18,9 +18,12 @@ const MENTIONERS_PER_SLICE: usize = 4;
 const ASSOCIATION_TEXT_BYTES_MAX: usize = 32 << 20;
 
 impl Space {
-    /// Queues a memory for association.
+    /// Queues a memory for association; a cold one keeps the links that it has.
     pub fn enqueue(&mut self, node: NodeIx, text: Option<String>) {
         let key = self.graph.key(node).0;
+        if self.cold.address(MemoryKey(key)).is_some() {
+            return;
+        }
         if let Some(text) = text
             && self.text_bytes + text.len() <= ASSOCIATION_TEXT_BYTES_MAX
         {
@@ -77,6 +80,23 @@ impl Space {
                 self.enqueue(node, None);
             }
         }
+    }
+
+    pub(super) fn tell_membership(&self, node: NodeIx, s: &mut Surroundings<'_>) {
+        if let Some((sequence, member)) = self.membership(node) {
+            let keeper = s.partitioner.shard_of(sequence);
+            s.tells.push((keeper, Tell::SequenceJoin { sequence, member }));
+        }
+    }
+
+    pub(super) fn membership(&self, node: NodeIx) -> Option<(u64, Member)> {
+        let entry = self.entries[node.index()].as_deref()?;
+        let member = Member {
+            created_at: entry.created_at,
+            arrived_at: entry.arrived_at,
+            key: self.graph.key(node),
+        };
+        entry.sequence.map(|sequence| (sequence, member))
     }
 
     /// A memory joins or leaves a sequence kept here; its neighbours hear of it.

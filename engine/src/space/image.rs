@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use crate::cold::{ColdAddress, ColdMemories, ColdSegmentId};
 use crate::image::{Part, Reader, Unsound, Writer, ensure};
 use crate::key::{KeyMap, MemoryKey};
 use crate::mesh::Member;
@@ -35,6 +36,7 @@ impl Part for Space {
             metadata,
             sequences,
             entries,
+            cold,
             foreign_ids,
             deleted_at,
             to_associate,
@@ -65,6 +67,7 @@ impl Part for Space {
             members.iter().for_each(|member| write_member(out, member));
         });
         write_entries(out, entries);
+        write_cold(out, cold);
         write_map(out, foreign_ids, |out, id| out.text(id.as_str()));
         write_map(out, deleted_at, |out, at| out.time(*at));
         out.count(to_associate.len());
@@ -96,6 +99,7 @@ impl Part for Space {
             Ok(members)
         })?;
         let entries = read_entries(input)?;
+        let cold = read_cold(input)?;
         let foreign_ids = read_map(input, Reader::id)?;
         let deleted_at = read_map(input, Reader::time)?;
         let to_associate = input.pods()?.into();
@@ -120,6 +124,7 @@ impl Part for Space {
             metadata,
             sequences,
             entries,
+            cold,
             foreign_ids,
             deleted_at,
             to_associate,
@@ -152,6 +157,10 @@ impl Space {
         ensure(held.count() == count, "an entry of what is no memory")?;
         ensure((0..nodes).filter(|at| is_memory(*at)).count() == count, "a memory has no entry")?;
         ensure(self.memories == count as u64, "the number of memories")?;
+        let is_there =
+            |key: &MemoryKey| self.graph.find(*key).is_some_and(|n| is_memory(n.index()));
+        let cold = self.cold.segments().values().flatten();
+        ensure(cold.clone().all(is_there), "a cold memory that does not exist")?;
         let queued = |node: &NodeIx| node.index() < nodes;
         ensure(self.to_associate.iter().all(queued), "the queue of associations")
     }
@@ -257,6 +266,42 @@ fn read_entry(input: &mut Reader<'_>) -> Result<Entry, Unsound> {
     let sequence = in_sequence.then_some(sequence);
     let queued = input.u8()? == 1;
     Ok(Entry { id, created_at, arrived_at, updated_at, expires_at, address, sequence, queued })
+}
+
+fn write_cold(out: &mut Writer<'_>, cold: &ColdMemories) {
+    out.count(cold.len());
+    for (key, address) in cold.iter() {
+        let ColdAddress {
+            segment,
+            records,
+            block_offset,
+            block_bytes,
+            record_offset,
+            record_bytes,
+        } = address;
+        out.u64(key.0);
+        out.u64(segment.0);
+        for value in [records, block_offset, block_bytes, record_offset, record_bytes] {
+            out.u32(value);
+        }
+    }
+}
+
+fn read_cold(input: &mut Reader<'_>) -> Result<ColdMemories, Unsound> {
+    let mut cold = ColdMemories::default();
+    for _ in 0..input.count()? {
+        let key = MemoryKey(input.u64()?);
+        let address = ColdAddress {
+            segment: ColdSegmentId(input.u64()?),
+            records: input.u32()?,
+            block_offset: input.u32()?,
+            block_bytes: input.u32()?,
+            record_offset: input.u32()?,
+            record_bytes: input.u32()?,
+        };
+        cold.insert(key, address);
+    }
+    Ok(cold)
 }
 
 fn write_map<V>(out: &mut Writer<'_>, map: &KeyMap<V>, mut write: impl FnMut(&mut Writer<'_>, &V)) {

@@ -6,11 +6,13 @@
 //! *Not here*: messages and the log (`shard`), the queue of associations (`association`).
 
 mod association;
+mod cold;
 mod image;
 
 use std::collections::VecDeque;
 
 use crate::attributes::{self, AttributeIndex};
+use crate::cold::ColdMemories;
 use crate::fixed;
 use crate::graph::{EdgeName, Graph, KindIx, LinkChange};
 use crate::key::{KeyMap, MemoryKey, Partitioner, ShardIx};
@@ -114,6 +116,7 @@ pub struct Space {
     /// Sequences that are kept here.
     sequences: KeyMap<Vec<Member>>,
     entries: Vec<Option<Box<Entry>>>,
+    cold: ColdMemories,
     foreign_ids: KeyMap<MemoryId>,
     deleted_at: KeyMap<Timestamp>,
     to_associate: VecDeque<NodeIx>,
@@ -151,6 +154,7 @@ impl Space {
             metadata: MetadataIndex::new(),
             sequences: KeyMap::default(),
             entries: Vec::new(),
+            cold: ColdMemories::default(),
             foreign_ids: KeyMap::default(),
             deleted_at: KeyMap::default(),
             to_associate: VecDeque::new(),
@@ -340,20 +344,7 @@ impl Space {
         self.attributes.insert(node, &attributes::attributes_of(metadata));
         // Without content the text is empty, and the queue takes old mentions away.
         self.enqueue(node, Some(names::normal_form(content.unwrap_or(""))));
-        if let Some((sequence, member)) = self.membership(node) {
-            let keeper = s.partitioner.shard_of(sequence);
-            s.tells.push((keeper, Tell::SequenceJoin { sequence, member }));
-        }
-    }
-
-    fn membership(&self, node: NodeIx) -> Option<(u64, Member)> {
-        let entry = self.entries[node.index()].as_deref()?;
-        let member = Member {
-            created_at: entry.created_at,
-            arrived_at: entry.arrived_at,
-            key: self.graph.key(node),
-        };
-        entry.sequence.map(|sequence| (sequence, member))
+        self.tell_membership(node, s);
     }
 
     fn unindex(&mut self, node: NodeIx, s: &mut Surroundings<'_>) {
@@ -372,6 +363,7 @@ impl Space {
         self.attributes.remove(node);
         self.metadata.remove(node);
         self.forget_text(node);
+        self.cold.remove(self.graph.key(node));
         let entry = self.entries[node.index()].take();
         self.expiring -= u64::from(entry.is_some_and(|e| e.expires_at != NEVER));
     }

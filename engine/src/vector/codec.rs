@@ -79,9 +79,9 @@ impl Default for Pivot {
 /// One encoded vector that has no slot yet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Encoded {
-    lines: Vec<Line>,
-    scale: f32,
-    squares: u32,
+    pub(super) lines: Vec<Line>,
+    pub(super) scale: f32,
+    pub(super) squares: u32,
 }
 
 impl Part for Vectors {

@@ -8,6 +8,7 @@
 mod beam;
 mod build;
 mod codec;
+mod frozen;
 mod graph;
 mod image;
 mod kernel;

@@ -59,7 +59,7 @@ pub(super) fn corpus(seed: u64, count: usize) -> Vec<NewMemory> {
     memories.collect()
 }
 
-fn cues(random: &mut Random, count: usize) -> Vec<Cue> {
+pub(super) fn cues(random: &mut Random, count: usize) -> Vec<Cue> {
     let text = (0..3).map(|_| WORDS[random.below(WORDS.len())]).collect::<Vec<_>>().join(" ");
     let vector = (0..12).map(|_| random.unit() - 0.5).collect();
     let named = id(&format!("m{}", random.below(count)));

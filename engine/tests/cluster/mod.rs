@@ -1,21 +1,23 @@
 //! Several shards in one thread, with messages, syncs and slices of work in a seeded order.
 
 mod agreement;
+mod cold;
 mod images;
 mod isolation;
 mod writes;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 
+use engram_engine::cold::{ColdAddress, ColdSegmentId, segment};
 use engram_engine::image::Header;
 use engram_engine::key::{Partitioner, ShardIx};
 use engram_engine::mesh::Envelope;
 use engram_engine::model::{MemoryId, NewMemory, SpaceName, Timestamp};
-use engram_engine::record::{Draft, HEADER_BYTES, Stamp, View};
+use engram_engine::record::{Draft, HEADER_BYTES, Kind, Stamp, View};
 use engram_engine::request::{Answer, Rejection, Request, StoreMode, Stored, Wait};
 use engram_engine::shard::{
-    Budget, Effect, Event, Remaining, Settled, Shard, ShardConfig, ShardImage, Ticket,
+    Budget, ColdFailure, Effect, Event, Remaining, Settled, Shard, ShardConfig, ShardImage, Ticket,
 };
 use engram_engine::space::LogAddress;
 
@@ -58,6 +60,8 @@ pub struct Cluster {
     random: Random,
     now: i64,
     next_ticket: u64,
+    /// Cold segments by id; `None` where the cold tier is down.
+    pub cold: Option<BTreeMap<ColdSegmentId, (u32, Vec<u8>)>>,
 }
 
 impl Cluster {
@@ -72,6 +76,7 @@ impl Cluster {
             random: Random::new(seed),
             now: 1_000_000,
             next_ticket: 0,
+            cold: Some(BTreeMap::new()),
         };
         cluster.boot();
         cluster
@@ -163,6 +168,19 @@ impl Cluster {
     /// Runs one request to its end.
     pub fn call(&mut self, home: u16, request: Request) -> Outcome {
         let ticket = self.begin(home, request);
+        self.finish(ticket)
+    }
+
+    /// Starts a request.
+    pub fn begin(&mut self, home: u16, request: Request) -> u64 {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.step(usize::from(home), Event::Request { ticket: Ticket(ticket), request });
+        ticket
+    }
+
+    /// Runs a request that was started to its end.
+    pub fn finish(&mut self, ticket: u64) -> Outcome {
         for _ in 0..1_000_000 {
             if let Some(outcome) = self.outcomes.remove(&ticket) {
                 return outcome;
@@ -183,6 +201,20 @@ impl Cluster {
         self.next_ticket += 1;
         self.step(usize::from(home), Event::Request { ticket: Ticket(ticket), request });
         ticket
+    }
+
+    /// Lets time pass.
+    pub fn wait_until(&mut self, now: Timestamp) {
+        self.now = self.now.max(now.0);
+    }
+
+    /// What all logs hold: kind, head and tail of each record.
+    pub fn records(&self) -> Vec<(Kind, Vec<u8>, Vec<u8>)> {
+        let view = |record: &Vec<u8>| {
+            let view = View::read(record).expect("what was written reads back");
+            (view.kind, view.head.to_vec(), view.tail.to_vec())
+        };
+        self.logs.iter().flatten().map(view).collect()
     }
 
     /// Runs until nothing is under way or left to do.
@@ -264,12 +296,39 @@ impl Cluster {
                     let bytes: Rc<[u8]> = Rc::from(&record[..end]);
                     self.step(me, Event::Fetched { fetch, bytes: Ok(bytes) });
                 }
+                Effect::FetchCold { fetch, address } => {
+                    let bytes = self.read_cold(address);
+                    self.step(me, Event::FetchedCold { fetch, bytes });
+                }
+                Effect::StoreCold { segment: id, records, blocks } => {
+                    let (bytes, extents) = segment::pack(id, records, &blocks);
+                    let outcome = match &mut self.cold {
+                        Some(cold) => {
+                            let twice = cold.insert(id, (records, bytes));
+                            assert!(twice.is_none(), "a segment is written once");
+                            Ok(extents)
+                        }
+                        None => Err("down".to_owned()),
+                    };
+                    self.step(me, Event::StoredCold { segment: id, outcome });
+                }
                 Effect::Reply { ticket, outcome } => {
                     let twice = self.outcomes.insert(ticket.0, outcome);
                     assert!(twice.is_none(), "a request gets one reply");
                 }
             }
         }
+    }
+
+    fn read_cold(&self, address: ColdAddress) -> Result<Rc<[u8]>, ColdFailure> {
+        let unreachable = || ColdFailure::Unreachable("down".to_owned());
+        let cold = self.cold.as_ref().ok_or_else(unreachable)?;
+        let gone = || ColdFailure::Damaged("the segment is gone".to_owned());
+        let (_, bytes) = cold.get(&address.segment).ok_or_else(gone)?;
+        let block = segment::unpack(&bytes[address.block_offset as usize..]);
+        let block = block.map_err(|damage| ColdFailure::Damaged(damage.to_string()))?;
+        let start = address.record_offset as usize;
+        Ok(Rc::from(&block[start..start + address.record_bytes as usize]))
     }
 
     /// Stores memories through shard 0.

@@ -100,6 +100,14 @@ impl Fake {
                 let next_cursor = memories.last().map(|last| last.id.as_str().to_owned());
                 Ok(Answer::Page { memories, next_cursor })
             }
+            Request::Demote { space, ids } => {
+                let space = spaces.get(&space).ok_or_else(no_space)?;
+                let there = ids.iter().filter(|id| space.memories.contains_key(*id)).count();
+                Ok(Answer::Demoted(there as u64))
+            }
+            Request::Expire | Request::Sweep { .. } => {
+                unreachable!("the server asks this of itself")
+            }
             Request::Count { space, .. } => {
                 let space = spaces.get(&space).ok_or_else(no_space)?;
                 Ok(Answer::Count(space.memories.len() as u64))

@@ -494,6 +494,7 @@ fn answers_on_the_server() -> Map<String, Value> {
         ("memories", count()),
         ("links", count()),
         ("automatic_links", count()),
+        ("cold_memories", count()),
         ("spaces", count()),
         ("index_backlog", count()),
         ("association_backlog", count()),
