@@ -42,7 +42,10 @@ impl Lane {
             | Request::Link { .. }
             | Request::Unlink { .. }
             | Request::PutSpace { .. }
-            | Request::DropSpace { .. } => Self::Write,
+            | Request::DropSpace { .. }
+            | Request::Demote { .. }
+            | Request::Expire
+            | Request::Sweep { .. } => Self::Write,
             Request::Read { .. }
             | Request::List { .. }
             | Request::Count { .. }

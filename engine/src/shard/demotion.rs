@@ -350,7 +350,10 @@ impl Shard {
         let Some((node, entry)) = self.existing(name, key) else { return };
         let Ok(space) = self.space(name) else { return };
         let is_cold = space.cold().address(key).is_some();
-        if self.poisoned || self.stands_still() || !is_cold || entry.address != version {
+        if self.stands_still() || !is_cold || entry.address != version {
+            return;
+        }
+        if self.check_growable().is_err() {
             return;
         }
         (put.space, put.links) = (space.number, space.client_links(node));
