@@ -195,14 +195,6 @@ impl Cluster {
         (0..self.shards.len()).for_each(|me| self.step(me, Event::Budget(budget)));
     }
 
-    /// Starts a request.
-    pub fn begin(&mut self, home: u16, request: Request) -> u64 {
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
-        self.step(usize::from(home), Event::Request { ticket: Ticket(ticket), request });
-        ticket
-    }
-
     /// Lets time pass.
     pub fn wait_until(&mut self, now: Timestamp) {
         self.now = self.now.max(now.0);
