@@ -17,6 +17,7 @@ use crate::request::{
 use crate::space::{LogAddress, Space};
 
 use super::collect::{Purpose, WHOLE, not_found};
+use super::search::Wanted;
 use super::{Place, Shard};
 
 /// Expired memories that are forgotten in one step.
@@ -81,7 +82,8 @@ impl Shard {
                 self.reply(from, op, Ok(Reply::Names(names)));
             }
             Ask::Fetch { space, keys, filter, with, reach } => {
-                self.fetch(from, op, &space, keys, &filter, with, reach);
+                let wanted = Wanted { filter: &filter, with, reach };
+                self.fetch(from, op, &space, keys, &wanted);
             }
             Ask::FetchCold { space, key, with } => {
                 self.collect(from, op, &space, vec![key], WHOLE, Purpose::Promote { with });

@@ -107,6 +107,13 @@ fn with_scope<T>(
     f(&Scope { keys: space.graph.keys(), accept })
 }
 
+/// What of memories is wanted for an answer, and which may be in it.
+pub(super) struct Wanted<'a> {
+    pub filter: &'a Filter,
+    pub with: With,
+    pub reach: Reach,
+}
+
 impl Shard {
     pub(super) fn probe(&mut self, from: ShardIx, op: OpId, probe: Arc<Probe>) {
         let Some(number) = self.space_number(&probe.space) else {
@@ -268,10 +275,9 @@ impl Shard {
         op: OpId,
         name: &SpaceName,
         keys: Vec<MemoryKey>,
-        filter: &Filter,
-        with: With,
-        reach: Reach,
+        wanted: &Wanted<'_>,
     ) {
+        let Wanted { filter, with, reach } = *wanted;
         let Ok(space) = self.space(name) else {
             let none = keys.iter().map(|_| Found::Nothing).collect();
             return self.reply(from, op, Ok(Reply::Fetched(none)));
