@@ -4,11 +4,14 @@
 //!
 //! *Not here*: the server; the `engram` command, which shares this library for `benchmark`.
 
+pub mod child;
 pub mod client;
 pub mod compare;
+pub mod conditions;
 pub mod dataset;
 pub mod hdr;
 pub mod http;
+pub mod idle;
 pub mod loader;
 pub mod machine;
 pub mod micro;

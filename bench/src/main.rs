@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use engram_bench::compare::{self, Metric};
+use engram_bench::conditions::{self, Conditions, Row};
 use engram_bench::dataset::{Dataset, Shape, Synthetic, VectorForm, push_vector};
+use engram_bench::idle;
 use engram_bench::result::{SessionResult, StepResult};
 use engram_bench::session::{Recorded, Session, recall_at_10};
 use engram_bench::workload::Workload;
@@ -38,6 +40,12 @@ enum Command {
     Run(RunArgs),
     /// Drive a workload against two servers in turns and say whether the second is slower.
     Pair(PairArgs),
+    /// Recall alone, beside other work, in overload and with memory nearly full: one table.
+    Conditions(ConditionsArgs),
+    /// What is done when one, two and three times as much is asked for as can be done.
+    Overload(ConditionsArgs),
+    /// What idle connections cost, and whether eight active ones feel them.
+    Idle(IdleArgs),
     /// Compare kept results, first with first, second with second and so on.
     Compare(CompareArgs),
     /// Make the page of kept results, or check it.
@@ -103,6 +111,41 @@ struct CompareArgs {
     new: Vec<PathBuf>,
     #[command(flatten)]
     verdict: Verdict,
+}
+
+#[derive(Args)]
+struct ConditionsArgs {
+    /// The `engram` command that is started for it.
+    #[arg(long, default_value = "target/quick/engram")]
+    engram: PathBuf,
+    /// Memories that are stored before.
+    #[arg(long, default_value_t = 20_000)]
+    memories: u64,
+    /// Seconds of each row.
+    #[arg(long, default_value_t = 10.0)]
+    duration: f64,
+    /// A flag of `engram serve`, such as --flag=--shards=1.
+    #[arg(long = "flag")]
+    flags: Vec<String>,
+    /// Print the table as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct IdleArgs {
+    /// The `engram` command that is started for it.
+    #[arg(long, default_value = "target/quick/engram")]
+    engram: PathBuf,
+    /// Idle connections.
+    #[arg(long, default_value_t = 10_000)]
+    connections: usize,
+    /// Seconds of each of the two runs.
+    #[arg(long, default_value_t = 5.0)]
+    duration: f64,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -190,6 +233,9 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => run(&args),
         Command::Pair(args) => pair(&args),
+        Command::Conditions(args) => show_conditions(&args, conditions::measure),
+        Command::Overload(args) => show_conditions(&args, conditions::overload),
+        Command::Idle(args) => show_idle(&args),
         Command::Compare(args) => compare_results(&args),
         Command::Pages(args) => make_page(&args),
         Command::Dataset(args) => write_dataset(&args),
@@ -277,6 +323,46 @@ fn run(args: &RunArgs) -> io::Result<ExitCode> {
     }
     let clean = result.steps.iter().all(|step| step.is_clean());
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+type Measure = fn(&Conditions, &mut dyn FnMut(&Row)) -> io::Result<Vec<Row>>;
+
+fn show_conditions(args: &ConditionsArgs, measure: Measure) -> io::Result<ExitCode> {
+    let wanted = Conditions {
+        engram: args.engram.clone(),
+        memories: args.memories,
+        duration_s: args.duration,
+        flags: args.flags.clone(),
+    };
+    if !args.json {
+        println!("{}", conditions::head());
+    }
+    let rows = measure(&wanted, &mut |row| {
+        if !args.json {
+            println!("{}", row.line());
+        }
+    })?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&rows).map_err(io::Error::other)?);
+    }
+    let failed = rows.iter().any(|row| row.failed > 0 && !row.is_overload());
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn show_idle(args: &IdleArgs) -> io::Result<ExitCode> {
+    let idle = idle::measure(&args.engram, args.connections, args.duration)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&idle).map_err(io::Error::other)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!(
+        "{} idle connections: {:.0} bytes of the server each, {:.0} of the kernel (both ends)",
+        idle.connections, idle.server_bytes_each, idle.kernel_bytes_each
+    );
+    let (alone, beside) = (idle.alone_us, idle.beside_us);
+    println!("8 active clients alone:  P50 {:.0}  P99 {:.0} µs", alone.p50, alone.p99);
+    println!("8 active beside them:    P50 {:.0}  P99 {:.0} µs", beside.p50, beside.p99);
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Steps of one round of each server.

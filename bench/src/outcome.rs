@@ -124,7 +124,7 @@ pub struct ThreadOutcome {
     pub failed_connects: u64,
     /// For each operation of the mix.
     pub operations: Vec<OperationOutcome>,
-    /// From sending to the answer, without the wait for a free connection.
+    /// From sending to an answer with status 2xx, without the wait for a free connection.
     pub service: Histogram<u64>,
     /// How late requests left although a connection was free: the client's own fault.
     pub lateness: Histogram<u64>,
@@ -187,8 +187,8 @@ impl ThreadOutcome {
         let latency_ns = now_ns - due_ns;
         let outcome = &mut self.operations[operation];
         *outcome.statuses.entry(status).or_default() += 1;
-        self.service.saturating_record(now_ns - sent_ns);
         if (200..300).contains(&status) {
+            self.service.saturating_record(now_ns - sent_ns);
             outcome.latency.saturating_record(latency_ns);
             self.current.latency.saturating_record(latency_ns);
         } else {
@@ -239,7 +239,7 @@ pub struct Outcome {
     pub items: Vec<u64>,
     /// For each operation.
     pub operations: Vec<OperationOutcome>,
-    /// From sending to the answer.
+    /// From sending to an answer with status 2xx.
     pub service: Histogram<u64>,
     /// How late requests left although a connection was free: the client's own fault.
     pub lateness: Histogram<u64>,
