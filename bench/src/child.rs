@@ -61,7 +61,14 @@ impl Served {
     /// # Errors
     /// Where it does not start, or is not ready in time.
     pub fn start(engram: &Path, folder: &Path, flags: &[String]) -> io::Result<Self> {
-        let mut child = Command::new(engram)
+        let mut command = Command::new(engram);
+        // Only its flags say how it runs.
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|name| name.starts_with("ENGRAM_")) {
+                command.env_remove(name);
+            }
+        }
+        let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "text", "--data-dir"])
             .arg(folder)
             .args(flags)
@@ -71,12 +78,18 @@ impl Served {
             .spawn()?;
         let log = child.stderr.take().ok_or_else(|| io::Error::other("it has no log"))?;
         let mut lines = BufReader::new(log).lines();
-        let address = lines.by_ref().map_while(Result::ok).find_map(|line| listens_on(&line));
+        let mut said = String::new();
+        let address = lines.by_ref().map_while(Result::ok).find_map(|line| {
+            let found = listens_on(&line);
+            said = line;
+            found
+        });
         // What it says from here on is for people.
         std::thread::spawn(move || {
             lines.map_while(Result::ok).for_each(|line| eprintln!("server: {line}"));
         });
-        let address = address.ok_or_else(|| io::Error::other("the server did not start"))?;
+        let ended = || io::Error::other(format!("the server did not start: {said}"));
+        let address = address.ok_or_else(ended)?;
         let served = Self { child, address };
         served.wait_until_ready()?;
         Ok(served)

@@ -131,6 +131,14 @@ fn write_metrics(status: &Status, out: &mut Exposition) {
             out.sample(name, &[("shard", &shard.to_string())], value);
         }
     }
+    let node = "engram_shard_memory_node";
+    let help = "NUMA node on which memory of a shard was found; absent where the kernel is silent.";
+    out.family(Kind::Gauge, node, help);
+    for (shard, counters) in status.shards().iter().enumerate() {
+        if let Some(found) = counters.memory_node.get() {
+            out.sample(node, &[("shard", &shard.to_string())], found);
+        }
+    }
 }
 
 fn write_budget(status: &Status, readings: &Readings, out: &mut Exposition) {

@@ -337,8 +337,10 @@ fn warn_of_shards(directory: &Directory, wanted: u16) {
 
 fn places(report: &TopologyReport) -> Vec<CorePlace> {
     let placement = &report.placement;
+    let several = report.machine.nodes.len() > 1;
     let place = |place: &engram_platform::ShardPlace| CorePlace {
         cpu: placement.pinned.then_some(place.cpu),
+        node: place.node.filter(|_| several && placement.pinned),
         spin: Duration::from_micros(placement.spin_us.into()),
     };
     placement.shards.iter().map(place).collect()

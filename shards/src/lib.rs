@@ -13,6 +13,7 @@ pub mod disk;
 mod error;
 mod life;
 pub mod log;
+mod memory_node;
 mod mesh;
 mod notify;
 mod plain;

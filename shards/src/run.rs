@@ -35,6 +35,8 @@ use crate::status::Status;
 pub struct CorePlace {
     /// The CPU it is pinned to; `None`: wherever there is room.
     pub cpu: Option<u32>,
+    /// The NUMA node whose memory it prefers, where there are several.
+    pub node: Option<u32>,
     /// How long it polls before it sleeps; only on cores of its own.
     pub spin: Duration,
 }
@@ -116,6 +118,7 @@ where
         let place = config.places[usize::from(shard) % config.places.len()];
         let start = ShardStart {
             me: ShardIx(shard),
+            node: place.node,
             directory: directory.clone(),
             outbox: senders.clone(),
             inbox,
@@ -148,6 +151,7 @@ fn placement(place: CorePlace) -> Placement {
 
 struct ShardStart {
     me: ShardIx,
+    node: Option<u32>,
     directory: Arc<Directory>,
     outbox: Vec<flume::Sender<Delivery>>,
     inbox: Receiver<Delivery>,
@@ -183,6 +187,7 @@ where
 /// Reads the log, and begins to serve; where the server is told to stop meanwhile, does not.
 async fn rise(start: &ShardStart, handle: &Handle) -> Result<(), ShardsError> {
     let me = start.me;
+    start.status.shards()[me.index()].memory_node.settle(start.node);
     let folder = start.directory.shard_path(me.0);
     cure_iopoll_probe(&folder).await?;
     start.status.enter(me, Phase::Recovering);

@@ -11,6 +11,7 @@ use engram_engine::key::ShardIx;
 use engram_engine::phase::Phase;
 
 use crate::life::Life;
+use crate::memory_node::MemoryNode;
 
 /// Counters of one shard, alone on its cache lines.
 #[derive(Debug, Default)]
@@ -47,6 +48,8 @@ pub struct Counters {
     pub log_waiting_bytes: AtomicU64,
     /// Requests that were refused because too much was under way.
     pub refused: AtomicU64,
+    /// Where its memory is.
+    pub memory_node: MemoryNode,
     /// Requests that this shard was home of.
     pub requests: AtomicU64,
 }

@@ -17,7 +17,7 @@ where
     T: Send + 'static,
 {
     let directory = Directory::open(path, shards).expect("the directory opens");
-    let places = vec![CorePlace { cpu: None, spin: Duration::ZERO }];
+    let places = vec![CorePlace { cpu: None, node: None, spin: Duration::ZERO }];
     let config = Config { directory, places, cache_bytes: 1 << 20 };
     let result: Arc<Mutex<Option<T>>> = Arc::default();
     let slot = result.clone();
