@@ -47,6 +47,8 @@ pub struct Conditions {
     pub memories: u64,
     /// Seconds of each row.
     pub duration_s: f64,
+    /// CPUs of the clients; empty: any.
+    pub client_cpus: Vec<usize>,
     /// Flags of `engram serve`.
     pub flags: Vec<String>,
 }
@@ -124,6 +126,7 @@ struct Stage {
     set: Dataset,
     recalls: Arc<[Operation]>,
     duration_s: f64,
+    client_cpus: Vec<usize>,
     runs: u64,
 }
 
@@ -142,7 +145,8 @@ impl Stage {
         }
         loader::settle(address, SETTLE_MAX)?;
         let recalls = workload.operations(&set, &address.to_string(), 1);
-        Ok(Self { served, set, recalls, duration_s: conditions.duration_s, runs: 0 })
+        let (duration_s, client_cpus) = (conditions.duration_s, conditions.client_cpus.clone());
+        Ok(Self { served, set, recalls, duration_s, client_cpus, runs: 0 })
     }
 
     fn drive(&mut self, load: Load) -> io::Result<Outcome> {
@@ -151,7 +155,7 @@ impl Stage {
             address: self.served.address,
             load,
             threads: 1,
-            cpus: Vec::new(),
+            cpus: self.client_cpus.clone(),
             warm_up_s: 1.0,
             duration_s: self.duration_s,
             timeout_s: 10.0,
@@ -271,7 +275,7 @@ pub fn measure(conditions: &Conditions, show: &mut dyn FnMut(&Row)) -> io::Resul
 
 /// Restarts the server on what it has, with a limit that it nearly fills.
 fn nearly_full(conditions: &Conditions, folder: &Path, stage: Stage) -> io::Result<Stage> {
-    let Stage { served, set, recalls, duration_s, runs } = stage;
+    let Stage { served, set, recalls, duration_s, client_cpus, runs } = stage;
     served.stop()?;
     let mut flags = conditions.flags.clone();
     let probe = Served::start(&conditions.engram, folder, &flags)?;
@@ -281,7 +285,7 @@ fn nearly_full(conditions: &Conditions, folder: &Path, stage: Stage) -> io::Resu
     flags.push(format!("--memory-limit={:.0}", held / NEARLY_FULL));
     let served = Served::start(&conditions.engram, folder, &flags)?;
     loader::settle(served.address, SETTLE_MAX)?;
-    Ok(Stage { served, set, recalls, duration_s, runs })
+    Ok(Stage { served, set, recalls, duration_s, client_cpus, runs })
 }
 
 /// What is done of what can be done when one, two and three times as much is asked for.

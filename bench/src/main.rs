@@ -124,6 +124,9 @@ struct ConditionsArgs {
     /// Seconds of each row.
     #[arg(long, default_value_t = 10.0)]
     duration: f64,
+    /// CPUs that the client threads are pinned to, such as 1; the server's are --flag=--cpus=0.
+    #[arg(long, value_delimiter = ',')]
+    client_cpus: Vec<usize>,
     /// A flag of `engram serve`, such as --flag=--shards=1.
     #[arg(long = "flag")]
     flags: Vec<String>,
@@ -332,6 +335,7 @@ fn show_conditions(args: &ConditionsArgs, measure: Measure) -> io::Result<ExitCo
         engram: args.engram.clone(),
         memories: args.memories,
         duration_s: args.duration,
+        client_cpus: args.client_cpus.clone(),
         flags: args.flags.clone(),
     };
     if !args.json {

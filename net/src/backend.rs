@@ -20,11 +20,13 @@ pub trait Backend: Clone + 'static {
     /// Dropping the future gives up on the answer; a write that is under way may still happen.
     fn call(&self, request: Request) -> impl Future<Output = Result<Answer, Rejection>> + 'static;
 
-    /// Lets a request of a client in, or says why not now; asked for each of them.
+    /// Lets a request of a client in, or says why not now; asked for each of them before its body is
+    /// read, so that saying no costs little.
     ///
     /// # Errors
-    /// While the server reads its data or warms up.
-    fn admit(&self) -> Result<(), Rejection>;
+    /// While the server reads its data or warms up, and where [`Backend::call`] would refuse what
+    /// asks for this, whatever it is.
+    fn admit(&self, demand: Demand) -> Result<(), Rejection>;
 
     /// Where the server is in its life.
     fn readiness(&self) -> Readiness;
@@ -40,6 +42,17 @@ pub trait Backend: Clone + 'static {
 
     /// Appends the metrics of everything behind this trait to those of `net`.
     fn metrics(&self, out: &mut Exposition);
+}
+
+/// What a request asks for, as far as its head says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// A recall.
+    Recall,
+    /// Something that makes the server hold more.
+    Growth,
+    /// Anything else.
+    Other,
 }
 
 /// Where the server is in its life, and whether traffic should come.

@@ -14,7 +14,7 @@ pub mod json;
 mod metrics;
 mod server;
 
-pub use backend::{Backend, Readiness};
+pub use backend::{Backend, Demand, Readiness};
 pub use metrics::Registry;
 pub use server::descriptors::connections_per_core;
 pub use server::port::{BindError, Port};

@@ -12,7 +12,7 @@ use engram_engine::model::Timestamp;
 use engram_engine::phase::Phase;
 use engram_engine::request::{Answer, Code, Rejection, Request};
 use engram_net::exposition::{Exposition, Kind};
-use engram_net::{Backend, Readiness};
+use engram_net::{Backend, Demand, Readiness};
 use engram_shards::{Counters, Handle, Status};
 use serde_json::Value;
 
@@ -40,10 +40,16 @@ impl Backend for Core {
         self.handle.call(request)
     }
 
-    fn admit(&self) -> Result<(), Rejection> {
+    fn admit(&self, demand: Demand) -> Result<(), Rejection> {
         let phase = self.handle.status().life().phase();
         match phase {
-            Phase::Running | Phase::Consolidating | Phase::Draining | Phase::Poisoned => Ok(()),
+            Phase::Running | Phase::Consolidating | Phase::Draining | Phase::Poisoned => {
+                match demand {
+                    Demand::Recall => self.handle.admits_recall(),
+                    Demand::Growth => self.handle.admits_growth(),
+                    Demand::Other => Ok(()),
+                }
+            }
             Phase::Starting | Phase::Recovering | Phase::Warming | Phase::Stopped => {
                 let detail = format!("the server is {}: ask again in a moment", phase.as_str());
                 Err(Rejection::new(Code::Unavailable, detail))

@@ -144,6 +144,18 @@ impl Admission {
         }
     }
 
+    /// Says whether a recall of the longest wait would be refused at once.
+    ///
+    /// # Errors
+    /// [`Code::TooManyRequests`].
+    pub fn would_refuse_recall(&self) -> Result<(), Rejection> {
+        let wait_us = millis_to_micros(self.recalls.bounds.wait_ms);
+        if self.recalls.admits_at_once() || self.recalls.has_place(wait_us) {
+            return Ok(());
+        }
+        Err(crowded())
+    }
+
     #[cfg(test)]
     fn waiting(&self) -> usize {
         self.queues().iter().map(|queue| queue.places.borrow().len()).sum()
@@ -174,7 +186,11 @@ fn wait_us(request: &Request, bounds: Bounds) -> i64 {
         Request::Recall { recall, .. } => bounds.wait_ms.min(recall.timeout_ms / 2),
         _ => bounds.wait_ms,
     };
-    i64::try_from(wait_ms * 1000).unwrap_or(i64::MAX)
+    millis_to_micros(wait_ms)
+}
+
+fn millis_to_micros(ms: u64) -> i64 {
+    i64::try_from(ms * 1000).unwrap_or(i64::MAX)
 }
 
 fn crowded() -> Rejection {
@@ -225,14 +241,19 @@ impl Queue {
         self.running.get() < self.bounds.running && self.places.borrow().is_empty()
     }
 
+    /// What stands in the queue leaves room, and is worked on within the time.
+    fn has_place(&self, wait_us: i64) -> bool {
+        let waiting = self.places.borrow().len();
+        let before = i64::try_from(waiting).unwrap_or(i64::MAX);
+        waiting < self.bounds.waiting && self.pace_us.get().saturating_mul(before) <= wait_us
+    }
+
     /// A place in the queue, unless what stands before it takes longer than it may wait.
     fn place(&self, now: Timestamp, wait_us: i64) -> Option<Rc<Place>> {
-        let mut places = self.places.borrow_mut();
-        let before = i64::try_from(places.len()).unwrap_or(i64::MAX);
-        let expected_us = self.pace_us.get().saturating_mul(before);
-        if places.len() >= self.bounds.waiting || expected_us > wait_us {
+        if !self.has_place(wait_us) {
             return None;
         }
+        let mut places = self.places.borrow_mut();
         if places.is_empty() {
             self.last_end.set(now);
         }

@@ -399,6 +399,27 @@ impl Handle {
         }
     }
 
+    /// Whether a recall that comes now would be worked on in its time.
+    ///
+    /// # Errors
+    /// [`Code::TooManyRequests`].
+    pub fn admits_recall(&self) -> Result<(), Rejection> {
+        let Some(core) = self.core.get() else { return Ok(()) };
+        let refused = core.admission.would_refuse_recall();
+        if refused.is_err() {
+            Counters::add(&core.counters().refused, 1);
+        }
+        refused
+    }
+
+    /// Whether there is room for more memories and links.
+    ///
+    /// # Errors
+    /// As a write of them.
+    pub fn admits_growth(&self) -> Result<(), Rejection> {
+        self.core.get().map_or(Ok(()), |core| core.shard.borrow().check_growable())
+    }
+
     /// This core's shard.
     pub fn shard(&self) -> ShardIx {
         self.me

@@ -43,7 +43,10 @@ impl Default for Budget {
 
 impl Shard {
     /// Checks that the log can be written, and that there is room for more.
-    pub(super) fn check_growable(&self) -> Result<(), Rejection> {
+    ///
+    /// # Errors
+    /// [`Code::Poisoned`], [`Code::MemoryBudget`], [`Code::DiskBudget`].
+    pub fn check_growable(&self) -> Result<(), Rejection> {
         self.check_writable()?;
         match self.budget.writes {
             Writes::Open => Ok(()),

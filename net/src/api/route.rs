@@ -11,6 +11,7 @@ use http::Method;
 
 use super::uri::decoded;
 use crate::auth::Role;
+use crate::backend::Demand;
 use crate::error::{Checked, Fault, Problem};
 
 /// Declares operations: variant, name in metrics and OpenAPI, method, path, query parameters,
@@ -99,6 +100,18 @@ impl Operation {
     /// Its row.
     pub fn route(self) -> &'static Route {
         &ROUTES[self as usize]
+    }
+
+    /// What it asks for, as admission tells requests apart.
+    pub fn demand(self) -> Demand {
+        let recalls = matches!(self, Self::Recall | Self::RecallBatch);
+        let stores = matches!(self, Self::StoreMemory | Self::StoreBatch | Self::PutMemory);
+        let changes = matches!(self, Self::PatchMemory | Self::PutLinks);
+        match (recalls, stores || changes) {
+            (true, _) => Demand::Recall,
+            (false, true) => Demand::Growth,
+            (false, false) => Demand::Other,
+        }
     }
 
     /// It is answered from memories, and so not before they are there.

@@ -96,7 +96,7 @@ async fn answer_to<B: Backend>(
     };
     let grant = core.guard.check(&parts.headers, needed)?;
     if matched.operation.asks_shards() {
-        core.backend.admit()?;
+        core.backend.admit(matched.operation.demand())?;
     }
     let takes_body = takes_body(&parts.method, matched.operation);
     if !takes_body && body.as_ref().is_some_and(|body| !body.is_over()) {

@@ -17,7 +17,7 @@ use engram_engine::request::{
     SpaceView, Stats, StoreMode, Stored, Visited, Wait,
 };
 use engram_net::exposition::{Exposition, Kind};
-use engram_net::{Backend, Readiness};
+use engram_net::{Backend, Demand, Readiness};
 
 /// What the test may see and set from its own thread.
 #[derive(Clone, Debug, Default)]
@@ -272,7 +272,7 @@ impl Backend for Fake {
         }
     }
 
-    fn admit(&self) -> Result<(), Rejection> {
+    fn admit(&self, _: Demand) -> Result<(), Rejection> {
         Ok(())
     }
 

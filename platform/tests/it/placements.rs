@@ -13,14 +13,22 @@ struct Case {
     allowed: &'static str,
     /// `cpu.max`; empty: none.
     quota: &'static str,
+    /// CPUs that the kernel keeps free of other work.
+    isolated: &'static str,
     /// CPUs asked for.
     cpus: &'static str,
     /// Shards asked for.
     shards: Option<u16>,
 }
 
-const PLAIN: Case =
-    Case { shape: "package:1 core:4 pu:2", allowed: "", quota: "", cpus: "", shards: None };
+const PLAIN: Case = Case {
+    shape: "package:1 core:4 pu:2",
+    allowed: "",
+    quota: "",
+    isolated: "",
+    cpus: "",
+    shards: None,
+};
 
 fn machine(case: Case) -> Machine {
     let layout = Layout::from_synthetic(case.shape).unwrap();
@@ -33,6 +41,7 @@ fn machine(case: Case) -> Machine {
         ("proc/self/cgroup", "0::/\n"),
         ("sys/fs/cgroup/cpu.max", case.quota),
         ("sys/devices/system/cpu/online", &online),
+        ("sys/devices/system/cpu/isolated", case.isolated),
     ]);
     let allowed = if case.allowed.is_empty() {
         all.into_iter().collect()
@@ -74,6 +83,8 @@ const DESKTOP: &str = "package:1 core:4 pu:2(indexes=0,4,1,5,2,6,3,7)";
 const EPYC: &str = "package:2 numa:4 l3:2 core:4 pu:1";
 /// Two Xeons, sub-NUMA clustering in two.
 const XEON: &str = "package:2 l3:1 numa:2 core:3 pu:2";
+/// A large cloud machine: 192 virtual CPUs on two packages.
+const LARGE_CLOUD: &str = "package:2 numa:1 l3:3 core:16 pu:2";
 /// A cloud machine: 32 virtual CPUs, siblings side by side.
 const CLOUD: &str = "package:1 l3:2 core:8 pu:2";
 
@@ -106,6 +117,39 @@ fn a_cloud_machine_uses_one_thread_of_each_core() {
     let placement = place(Case { shape: CLOUD, ..PLAIN }).unwrap();
     let cpus: Vec<u32> = placement.shards.iter().map(|shard| shard.cpu).collect();
     assert_eq!(cpus, (0..32).step_by(2).collect::<Vec<u32>>());
+}
+
+#[test]
+fn a_large_cloud_machine_spreads_over_both_packages() {
+    let placement = place(Case { shape: LARGE_CLOUD, ..PLAIN }).unwrap();
+    assert_eq!(placement.shards.len(), 96);
+    for package in 0..2 {
+        let here = placement.shards.iter().filter(|shard| shard.package == package);
+        assert!(here.clone().all(|shard| shard.node == Some(package)));
+        assert_eq!(here.count(), 48, "package {package}");
+    }
+    assert!(placement.shards.iter().all(|shard| !shard.shares_core));
+}
+
+#[test]
+fn isolated_cpus_are_the_process_s_own() {
+    // The kernel starts processes beside isolated CPUs; a service that asks for them gets them.
+    let case = Case { shape: DESKTOP, isolated: "2-3,6-7", ..PLAIN };
+    check(Case { allowed: "2-3,6-7", ..case }, "2@0 3@0 house 7 pinned spin 100");
+    check(Case { allowed: "0-1,4-5", ..case }, "0@0 1@0 house 5 pinned spin 100");
+    check(case, "0@0 1@0 2@0 3@0 house 7 pinned spin 0");
+}
+
+#[test]
+fn half_a_cpu_of_a_large_machine_is_one_shard_that_the_kernel_may_move() {
+    let half = Case { shape: EPYC, quota: "50000 100000", ..PLAIN };
+    check(half, "0@0 house any loose spin 0");
+}
+
+#[test]
+fn a_cpuset_that_cuts_cores_gives_a_shard_to_each_half_core() {
+    let case = Case { shape: DESKTOP, allowed: "0,5,6", ..PLAIN };
+    check(case, "0@0 5@0 6@0 house any pinned spin 100");
 }
 
 #[test]
@@ -174,7 +218,7 @@ fn a_cpu_that_hwloc_does_not_know_is_a_core_of_its_own() {
 
 #[test]
 fn the_same_machine_is_placed_the_same_way() {
-    for shape in [DESKTOP, EPYC, XEON, CLOUD] {
+    for shape in [DESKTOP, EPYC, XEON, CLOUD, LARGE_CLOUD] {
         let case = Case { shape, ..PLAIN };
         assert_eq!(place(case).unwrap(), place(case).unwrap());
     }
@@ -183,7 +227,7 @@ fn the_same_machine_is_placed_the_same_way() {
 /// hwloc's own export of a shape is the XML that `lstopo` writes on a machine of that shape.
 #[test]
 fn a_machine_in_xml_is_the_machine_in_synthetic_notation() {
-    for shape in [DESKTOP, EPYC, XEON, CLOUD] {
+    for shape in [DESKTOP, EPYC, XEON, CLOUD, LARGE_CLOUD] {
         let builder = hwlocality::Topology::builder().from_synthetic(shape).unwrap();
         let topology = builder.build().unwrap();
         let xml = topology.export_xml(hwlocality::topology::export::xml::XMLExportFlags::empty());
