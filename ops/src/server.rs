@@ -16,6 +16,7 @@ use engram_engine::phase::Phase;
 use engram_engine::request::Wait;
 use engram_net::auth::Auth;
 use engram_net::{Options, Port};
+use engram_platform::sockets::{SocketWay, Sockets};
 use engram_platform::{Finding, PlacementOptions, Preflight, TopologyReport};
 use engram_shards::{CorePlace, Directory, Handle, Running, ShardsError};
 use serde_json::Value;
@@ -50,6 +51,8 @@ pub struct Plan {
     pub placement: PlacementOptions,
     /// Bytes that the process may use.
     pub memory_bytes: u64,
+    /// What serves sockets.
+    pub sockets: SocketWay,
     /// When a write is answered where the request does not say.
     pub wait: Wait,
     /// How long draining may take.
@@ -73,6 +76,8 @@ struct Cores {
     topology: Arc<Value>,
     /// What of memory and disk is in use.
     readings: Arc<Readings>,
+    /// What serves their sockets.
+    sockets: SocketWay,
     /// Cores that accept connections.
     listening: AtomicUsize,
     failure: Mutex<Option<Failure>>,
@@ -111,7 +116,7 @@ impl Server {
     pub fn start(plan: &Plan) -> Result<Self, Failure> {
         let report = machine_report(&plan.placement)?;
         let shards = u16::try_from(report.placement.shards.len()).unwrap_or(u16::MAX);
-        check(plan, shards, &report)?;
+        let way = check(plan, shards, &report)?;
         if plan.memory_bytes < HUGE_PAGES_FROM_BYTES
             && let Err(error) = engram_platform::allow_huge_pages(false)
         {
@@ -130,6 +135,7 @@ impl Server {
         let cores = Arc::new(Cores {
             topology: Arc::new(topology),
             readings: Arc::default(),
+            sockets: way,
             listening: AtomicUsize::new(0),
             failure: Mutex::default(),
         });
@@ -254,6 +260,7 @@ pub fn open_directory(directory: &Path) -> Result<Server, Failure> {
         data_dir: directory.to_owned(),
         placement: PlacementOptions::default(),
         memory_bytes: memory_bytes(None)?,
+        sockets: SocketWay::Ring,
         wait: Wait::Durable,
         drain: Duration::from_secs(5),
         auth: Auth::default(),
@@ -287,7 +294,11 @@ pub fn memory_bytes(asked: Option<u64>) -> Result<u64, Failure> {
 }
 
 async fn serve_core(handle: Handle, port: Port, options: Options, cores: Arc<Cores>) {
-    let listener = match port.listen() {
+    let (sockets, refused) = Sockets::start(cores.sockets);
+    if let Some(error) = refused {
+        log::warn!("shard {}: {error}; glommio serves its sockets", handle.shard().0);
+    }
+    let listener = match port.listen(&sockets) {
         Ok(listener) => listener,
         Err(error) => {
             let mut first = cores.failure.lock().unwrap_or_else(PoisonError::into_inner);
@@ -306,7 +317,8 @@ async fn serve_core(handle: Handle, port: Port, options: Options, cores: Arc<Cor
     }
 }
 
-fn check(plan: &Plan, shards: u16, report: &TopologyReport) -> Result<(), Failure> {
+/// Says what is missing, and what serves sockets with what there is.
+fn check(plan: &Plan, shards: u16, report: &TopologyReport) -> Result<SocketWay, Failure> {
     let preflight = Preflight {
         shards,
         ring_entries: RING_ENTRIES,
@@ -319,7 +331,10 @@ fn check(plan: &Plan, shards: u16, report: &TopologyReport) -> Result<(), Failur
     for hint in hints {
         log::info!("{}: {hint}", hint.code);
     }
-    let Some(first) = fatal.first() else { return Ok(()) };
+    let Some(first) = fatal.first() else {
+        let room = preflight.has_room_for_network_rings(&report.machine);
+        return Ok(if room { plan.sockets } else { SocketWay::Glommio });
+    };
     fatal[1..].iter().for_each(|finding| log::error!("{}: {finding}", finding.code));
     Err(Failure::new(first.problem.clone())
         .with_status(Status::Environment)

@@ -23,6 +23,7 @@ mod placement;
 mod preflight;
 mod report;
 mod signals;
+pub mod sockets;
 mod topology;
 #[cfg(static_hwloc)]
 mod udev;

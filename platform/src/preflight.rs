@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::sockets::{NETWORK_RING_COMPLETIONS, NETWORK_RING_ENTRIES};
 use crate::{Finding, KernelVersion, Machine};
 
 /// Exit status for an environment that must change first (`EX_CONFIG` of sysexits.h).
@@ -45,9 +46,26 @@ impl Preflight {
         findings.extend(kernel_finding(&machine.kernel));
         findings.extend(io_uring_finding(probe_io_uring(), &read_sysctl()));
         findings.extend(self.memlock_finding(machine.memlock_bytes));
+        findings.extend(self.network_rings_finding(machine));
         findings.extend(self.data_dir.as_deref().and_then(data_dir_finding));
         findings.extend(self.fast_dir.as_deref().and_then(fast_dir_finding));
         findings
+    }
+
+    /// The limit of locked memory leaves room for a ring for sockets on each shard.
+    pub fn has_room_for_network_rings(&self, machine: &Machine) -> bool {
+        let each = RINGS_PER_SHARD * ring_bytes(self.ring_entries) + network_ring_bytes();
+        machine.memlock_bytes.is_none_or(|limit| limit >= u64::from(self.shards) * each)
+    }
+
+    fn network_rings_finding(&self, machine: &Machine) -> Option<Finding> {
+        if self.has_room_for_network_rings(machine) {
+            return None;
+        }
+        let problem = "the limit of locked memory leaves no room for a ring for sockets on each \
+                       shard: sockets are slower";
+        let remedy = "raise it (docker run --ulimit memlock=-1, systemd LimitMEMLOCK=infinity)";
+        Some(Finding::hint("memlock_low_for_sockets", problem.to_owned(), remedy))
     }
 
     fn memlock_finding(&self, limit_bytes: Option<u64>) -> Option<Finding> {
@@ -70,8 +88,16 @@ impl Preflight {
 /// of 16, an index of 4 and the heads, each part in whole pages.
 pub fn ring_bytes(entries: u32) -> u64 {
     let entries = u64::from(entries.next_power_of_two());
+    locked_bytes(entries, 2 * entries)
+}
+
+fn network_ring_bytes() -> u64 {
+    locked_bytes(NETWORK_RING_ENTRIES.into(), NETWORK_RING_COMPLETIONS.into())
+}
+
+fn locked_bytes(submissions: u64, completions: u64) -> u64 {
     let pages = |bytes: u64| bytes.div_ceil(PAGE_BYTES) * PAGE_BYTES;
-    pages(64 * entries) + pages(36 * entries + 128)
+    pages(64 * submissions) + pages(4 * submissions + 16 * completions + 128)
 }
 
 fn kernel_finding(kernel: &KernelVersion) -> Option<Finding> {

@@ -11,11 +11,13 @@ use std::net::{SocketAddr, TcpListener as ProbeListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use glommio::net::TcpListener;
+use engram_platform::sockets::{Listener, Sockets};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// How long a listener on this machine may take to be found.
 const CONNECT_TIME: Duration = Duration::from_secs(1);
+/// Connections that may wait to be accepted by one core.
+const QUEUE: i32 = 1024;
 
 /// The right to listen on an address; cheap to clone, one clone for each core.
 #[derive(Clone, Debug)]
@@ -87,9 +89,15 @@ impl Port {
     ///
     /// # Errors
     /// Where the system refuses.
-    pub fn listen(&self) -> Result<TcpListener, BindError> {
-        TcpListener::bind(self.address)
-            .map_err(|error| BindError::Refused(self.address, error.into()))
+    pub fn listen(&self, sockets: &Sockets) -> Result<Listener, BindError> {
+        let listening = shared_socket(self.address).and_then(|socket| {
+            // Accepted sockets inherit it: answers are not held back to be joined.
+            socket.set_nodelay(true)?;
+            socket.listen(QUEUE)?;
+            Ok(socket)
+        });
+        let socket = listening.map_err(|error| BindError::Refused(self.address, error))?;
+        Ok(sockets.listener(socket.into()))
     }
 }
 

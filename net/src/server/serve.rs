@@ -14,14 +14,13 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use engram_engine::request::Wait;
+use engram_platform::sockets::{Listener, Socket};
 use futures_lite::AsyncReadExt;
 use futures_lite::AsyncWriteExt;
 use futures_lite::future::{or, poll_once};
-use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::sleep;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use socket2::SockRef;
 
 use super::refused;
 use super::stream::{READ_BYTES_MAX, Scratch, Stream, scratch};
@@ -117,7 +116,7 @@ enum Stage {
 /// ends: closing it would reset what waits in its queue.
 pub async fn serve<B: Backend>(
     backend: B,
-    listener: TcpListener,
+    listener: Listener,
     options: Options,
     stop: impl Future<Output = ()>,
 ) -> Drained {
@@ -145,7 +144,7 @@ pub async fn serve<B: Backend>(
     drain(&shared).await
 }
 
-async fn accept<B: Backend>(shared: Rc<Shared<B>>, listener: TcpListener) {
+async fn accept<B: Backend>(shared: Rc<Shared<B>>, listener: Listener) {
     loop {
         match listener.accept().await {
             Ok(stream) => admit(&shared, stream),
@@ -157,7 +156,7 @@ async fn accept<B: Backend>(shared: Rc<Shared<B>>, listener: TcpListener) {
     }
 }
 
-fn admit<B: Backend>(shared: &Rc<Shared<B>>, stream: TcpStream) {
+fn admit<B: Backend>(shared: &Rc<Shared<B>>, stream: Socket) {
     let metrics = &shared.core.metrics;
     metrics.accepted.add(1);
     if shared.stage.get() == Stage::Closed {
@@ -176,7 +175,7 @@ fn admit<B: Backend>(shared: &Rc<Shared<B>>, stream: TcpStream) {
 }
 
 /// One attempt to say why; a fresh socket takes these few bytes.
-fn turn_away(mut stream: TcpStream) {
+fn turn_away(mut stream: Socket) {
     let mut sending = pin!(stream.write(refused::answer(Fault::OverCapacity)));
     let waker = std::task::Waker::noop();
     let _ = sending.as_mut().poll(&mut std::task::Context::from_waker(waker));
@@ -184,9 +183,9 @@ fn turn_away(mut stream: TcpStream) {
 
 /// Says that the server goes, and waits till the client has taken that: a socket that is closed
 /// with a request unread is reset, and the answer with it.
-async fn say_goodbye(mut stream: TcpStream) {
-    if stream.write_all(refused::answer(Fault::OverCapacity)).await.is_ok() {
-        let _ = stream.shutdown(std::net::Shutdown::Write).await;
+async fn say_goodbye(mut stream: Socket) {
+    let said = stream.write_all(refused::answer(Fault::OverCapacity)).await.is_ok();
+    if said && end_sending(&mut stream).await {
         client_goes(&mut stream).await;
     }
 }
@@ -200,18 +199,21 @@ async fn sweep<B: Backend>(shared: Rc<Shared<B>>) {
 
 async fn connection<B: Backend>(
     shared: Rc<Shared<B>>,
-    stream: TcpStream,
+    stream: Socket,
     slot: usize,
     watched: Rc<Watched>,
 ) {
-    let _ = stream.set_nodelay(true);
     let stream = Stream::new(stream, Rc::clone(&watched), Rc::clone(&shared.scratch));
     converse(&shared, stream, &watched).await;
     shared.connections.remove(slot);
     shared.core.metrics.open.set(shared.connections.open() as u64);
 }
 
-async fn converse<B: Backend>(shared: &Rc<Shared<B>>, stream: Stream, watched: &Rc<Watched>) {
+async fn converse<B: Backend>(
+    shared: &Rc<Shared<B>>,
+    stream: Stream<Socket>,
+    watched: &Rc<Watched>,
+) {
     let service = service_fn(|request| {
         let (core, watched) = (Rc::clone(&shared.core), Rc::clone(watched));
         let draining = shared.stage.get() > Stage::Serving;
@@ -266,21 +268,34 @@ fn shed_by(end: End) -> Shed {
 /// Closes. Where the client still sends, reads that for a while first, since closing with bytes
 /// unread resets the connection and the answer may be lost. Where the client was told to go and does
 /// not, or does not read, resets: the kernel would keep what it has not taken for it.
-async fn close(stream: &mut TcpStream, end: Option<End>, watched: &Watched) {
-    let _ = stream.shutdown(std::net::Shutdown::Write).await;
+async fn close(stream: &mut Socket, end: Option<End>, watched: &Watched) {
     let gone = match end {
-        None if watched.is_unread() => client_goes(stream).await,
-        None => true,
-        Some(End::Idle | End::SlowHead) => client_goes(stream).await,
+        None if watched.is_unread() => end_sending(stream).await && client_goes(stream).await,
+        None => end_sending(stream).await,
+        Some(End::Idle | End::SlowHead) => end_sending(stream).await && client_goes(stream).await,
         Some(End::SlowReader | End::Evicted) => false,
     };
     if !gone {
-        let _ = SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
+        stream.reset_on_close();
     }
 }
 
+/// Sends what is left and says that it was all; false where the client does not take it.
+async fn end_sending(stream: &mut Socket) -> bool {
+    let sent = async {
+        // Where the connection is broken, there is nobody to wait for.
+        let _ = stream.close().await;
+        true
+    };
+    or(sent, async {
+        sleep(DISCARD_TIME).await;
+        false
+    })
+    .await
+}
+
 /// Reads and drops what comes until the client closes; false where it takes too long over it.
-async fn client_goes(stream: &mut TcpStream) -> bool {
+async fn client_goes(stream: &mut Socket) -> bool {
     let discard = async {
         let mut left = DISCARD_BYTES_MAX;
         let mut bytes = vec![0; 16 << 10];

@@ -1,4 +1,4 @@
-//! glommio's TCP stream as hyper wants it.
+//! A stream of bytes as hyper wants it: a socket, or what is wrapped round one.
 //!
 //! *Invariants*: errors of the socket reach hyper; each byte read or written is seen by the watch.
 //!
@@ -11,7 +11,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use futures_lite::{AsyncRead, AsyncWrite};
-use glommio::net::TcpStream;
 use hyper::rt::{Read, ReadBufCursor, Write};
 
 use super::refused;
@@ -30,25 +29,25 @@ pub fn scratch() -> Scratch {
 
 /// A watched stream.
 #[derive(Debug)]
-pub struct Stream {
-    inner: TcpStream,
+pub struct Stream<S> {
+    inner: S,
     watched: Rc<Watched>,
     scratch: Scratch,
 }
 
-impl Stream {
-    /// Wraps an accepted stream.
-    pub fn new(inner: TcpStream, watched: Rc<Watched>, scratch: Scratch) -> Self {
+impl<S> Stream<S> {
+    /// Wraps a stream.
+    pub fn new(inner: S, watched: Rc<Watched>, scratch: Scratch) -> Self {
         Self { inner, watched, scratch }
     }
 
     /// The stream below.
-    pub fn inner(&mut self) -> &mut TcpStream {
+    pub fn inner(&mut self) -> &mut S {
         &mut self.inner
     }
 }
 
-impl Read for Stream {
+impl<S: AsyncRead + Unpin> Read for Stream<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -66,7 +65,7 @@ impl Read for Stream {
     }
 }
 
-impl Write for Stream {
+impl<S: AsyncWrite + Unpin> Write for Stream<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -96,6 +95,11 @@ impl Write for Stream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_close(cx)
+        let this = self.get_mut();
+        let closed = Pin::new(&mut this.inner).poll_close(cx);
+        if closed.is_pending() {
+            this.watched.send_blocks();
+        }
+        closed
     }
 }

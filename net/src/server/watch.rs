@@ -170,7 +170,9 @@ impl Watched {
     pub fn sent(&self, bytes: usize, all: bool) {
         if let Some(mut waiting) = self.blocked.get() {
             waiting.bytes += bytes as u64;
-            self.blocked.set((!all).then_some(waiting));
+            // Bytes may be on their way to the kernel for a moment: that is no wait.
+            let waited = self.clock.get().saturating_duration_since(waiting.since);
+            self.blocked.set((!all && waited > SWEEP_INTERVAL).then_some(waiting));
         }
     }
 

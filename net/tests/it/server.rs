@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use engram_net::{Drained, Options, Port, serve};
+use engram_platform::sockets::{Ring, Sockets};
 use futures_lite::future::poll_fn;
 use glommio::{LocalExecutorBuilder, Placement};
 
@@ -36,7 +37,7 @@ impl Server {
         let thread = std::thread::spawn(move || {
             let executor = builder.make().expect("io_uring is available");
             executor.run(async move {
-                let listener = port.listen().unwrap();
+                let listener = port.listen(&sockets()).unwrap();
                 listening.send(()).unwrap();
                 serve(Fake::new(fake_knobs), listener, options, stop_signal(stopped)).await
             })
@@ -72,4 +73,12 @@ async fn stop_signal(stopped: mpsc::Receiver<()>) {
         glommio::timer::sleep(Duration::from_millis(5)).await;
     }
     poll_fn(|_| std::task::Poll::Ready(())).await;
+}
+
+/// What serves sockets in these tests: `ENGRAM_TEST_SOCKETS=glommio` says glommio.
+fn sockets() -> Sockets {
+    match std::env::var("ENGRAM_TEST_SOCKETS").as_deref() {
+        Ok("glommio") => Sockets::Glommio,
+        _ => Sockets::Ring(Ring::start().expect("the kernel has a ring for sockets")),
+    }
 }

@@ -19,6 +19,7 @@ use engram_bench::run::{Load, Run};
 use engram_bench::workload::Workload;
 use engram_engine::request::Wait;
 use engram_net::auth::Auth;
+use engram_platform::sockets::SocketWay;
 use engram_platform::{CpuList, PlacementOptions, Signals, is_tmpfs};
 use serde::Serialize;
 
@@ -142,6 +143,7 @@ impl Benchmark {
             data_dir: data_dir.to_owned(),
             placement: PlacementOptions { cpus: self.cpus.clone(), shards: self.shards },
             memory_bytes: memory_bytes(self.memory_limit)?,
+            sockets: SocketWay::Ring,
             wait: Wait::Durable,
             drain: Duration::from_secs(20),
             auth: Auth::default(),

@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::Args;
 use engram_engine::request;
 use engram_net::auth::{Auth, KeysFile};
+use engram_platform::sockets::SocketWay;
 use engram_platform::{CpuList, PlacementOptions, Signal, Signals};
 
 use rustix::fs::Access;
@@ -58,6 +59,9 @@ pub struct Settings {
     /// Memory to stay within, such as 8GiB; sizes the cache [default: 80 % of what there is]
     #[arg(long, value_name = "BYTES", value_parser = units::bytes)]
     memory_limit: Option<u64>,
+    /// What serves sockets: a ring of their own, or the one that files use, too
+    #[arg(long, value_name = "WAY", default_value = "ring")]
+    sockets: Way,
     /// When writes are answered where the request does not say
     #[arg(long, value_name = "WHEN", default_value = "durable")]
     wait: Wait,
@@ -81,6 +85,15 @@ pub struct Settings {
     log_format: Option<Format>,
 }
 
+/// What serves sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Way {
+    /// A ring for sockets alone, where the kernel has one to give; else glommio's
+    Ring,
+    /// glommio's rings
+    Glommio,
+}
+
 impl Settings {
     /// Every setting by its flag, with the value that is in force.
     pub fn rows(&self) -> Vec<(&'static str, String)> {
@@ -99,6 +112,7 @@ impl Settings {
             ("cpus", or(self.cpus.as_ref().map(ToString::to_string), "allowed")),
             ("shards", or(self.shards.map(|count| count.to_string()), "by cores")),
             ("memory-limit", memory),
+            ("sockets", name_of(&self.sockets)),
             ("wait", self.wait.as_str().to_owned()),
             ("shutdown-grace", duration_text(self.shutdown_grace)),
             ("auth-keys-file", path(&self.auth_keys_file)),
@@ -127,6 +141,10 @@ impl Settings {
             data_dir: self.data_dir(),
             placement: PlacementOptions { cpus: self.cpus.clone(), shards: self.shards },
             memory_bytes: memory_bytes(self.memory_limit)?,
+            sockets: match self.sockets {
+                Way::Ring => SocketWay::Ring,
+                Way::Glommio => SocketWay::Glommio,
+            },
             wait: match self.wait {
                 Wait::Durable => request::Wait::Durable,
                 Wait::Applied => request::Wait::Applied,

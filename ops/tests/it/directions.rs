@@ -7,7 +7,7 @@ const DIRECTIONS: [(&str, &[&str]); 6] = [
     ("engine", &[]),
     ("platform", &[]),
     ("shards", &["engine", "platform"]),
-    ("net", &["engine"]),
+    ("net", &["engine", "platform"]),
     ("bench", &["engine"]),
     ("ops", &["bench", "engine", "net", "platform", "shards"]),
 ];

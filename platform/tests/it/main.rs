@@ -8,5 +8,6 @@ mod findings;
 mod fixture;
 mod lists;
 mod placements;
+mod sockets;
 mod this_machine;
 mod workspace;

@@ -11,7 +11,7 @@ const DIRECTIONS: [(&str, &[&str]); 6] = [
     ("engram-engine", &[]),
     ("engram-platform", &[]),
     ("engram-shards", &["engram-engine", "engram-platform"]),
-    ("engram-net", &["engram-engine"]),
+    ("engram-net", &["engram-engine", "engram-platform"]),
     (
         "engram",
         &["engram-bench", "engram-engine", "engram-net", "engram-platform", "engram-shards"],

@@ -1,0 +1,158 @@
+//! Sockets of a core: those of its network ring, or glommio's where the kernel has none to give.
+//!
+//! *Invariants*: both behave alike, and nothing above knows which it is: what is written is taken
+//! or refused, an end is an end, an error is an error, and closing without more ado lets the kernel
+//! deliver what it has.
+//!
+//! *Not here*: what the bytes mean (`net`).
+
+mod ring;
+
+use std::future::poll_fn;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_lite::{AsyncRead, AsyncWrite};
+
+pub use ring::{Mode, NETWORK_RING_COMPLETIONS, NETWORK_RING_ENTRIES, Ring, RingError};
+use ring::{RingListener, RingSocket};
+
+/// What is asked for to serve sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketWay {
+    /// A ring for sockets alone, where the kernel has one to give.
+    Ring,
+    /// glommio's rings.
+    Glommio,
+}
+
+/// What serves the sockets of a core; to be made inside its executor.
+#[derive(Clone, Debug)]
+pub enum Sockets {
+    /// A ring for sockets alone.
+    Ring(Ring),
+    /// glommio's rings, beside files and timers.
+    Glommio,
+}
+
+/// A listener of a core.
+#[derive(Debug)]
+pub enum Listener {
+    /// On a ring.
+    Ring(RingListener),
+    /// On glommio.
+    Glommio(glommio::net::TcpListener),
+}
+
+/// A connected socket.
+#[derive(Debug)]
+pub enum Socket {
+    /// On a ring.
+    Ring(RingSocket),
+    /// On glommio.
+    Glommio(glommio::net::TcpStream),
+}
+
+impl Sockets {
+    /// Starts what is asked for; with why it is glommio instead, where that is so.
+    pub fn start(way: SocketWay) -> (Self, Option<RingError>) {
+        match way {
+            SocketWay::Ring => match Ring::start() {
+                Ok(ring) => (Self::Ring(ring), None),
+                Err(error) => (Self::Glommio, Some(error)),
+            },
+            SocketWay::Glommio => (Self::Glommio, None),
+        }
+    }
+
+    /// Accepts on a socket that listens.
+    pub fn listener(&self, listener: TcpListener) -> Listener {
+        let fd = OwnedFd::from(listener);
+        match self {
+            Self::Ring(ring) => Listener::Ring(ring.listener(fd)),
+            // SAFETY: the descriptor is handed over.
+            Self::Glommio => Listener::Glommio(unsafe {
+                glommio::net::TcpListener::from_raw_fd(fd.into_raw_fd())
+            }),
+        }
+    }
+}
+
+impl Listener {
+    /// The next connection.
+    ///
+    /// # Errors
+    /// Where the kernel can't give one, for instance for want of descriptors; asking again goes on.
+    pub async fn accept(&self) -> io::Result<Socket> {
+        match self {
+            Self::Ring(listener) => poll_fn(|cx| listener.poll_accept(cx)).await.map(Socket::Ring),
+            Self::Glommio(listener) => {
+                listener.accept().await.map(Socket::Glommio).map_err(Into::into)
+            }
+        }
+    }
+}
+
+impl Socket {
+    /// Lets closing reset the connection, so that what the client did not take is not kept for it.
+    pub fn reset_on_close(&self) {
+        match self {
+            Self::Ring(socket) => socket.with_descriptor(linger_not),
+            Self::Glommio(socket) => linger_not(socket),
+        }
+    }
+}
+
+/// A refusal leaves an orderly close, which is no harm.
+fn linger_not(fd: &impl AsRawFd) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let bytes = size_of::<libc::linger>() as libc::socklen_t;
+    // SAFETY: the option is a `linger` of that size, and the descriptor is open.
+    unsafe {
+        let value = (&raw const linger).cast();
+        libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, value, bytes);
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Ring(socket) => Pin::new(socket).poll_read(cx, into),
+            Self::Glommio(socket) => Pin::new(socket).poll_read(cx, into),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Ring(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Self::Glommio(socket) => Pin::new(socket).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Ring(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Glommio(socket) => Pin::new(socket).poll_flush(cx),
+        }
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Ring(socket) => Pin::new(socket).poll_close(cx),
+            Self::Glommio(socket) => Pin::new(socket).poll_close(cx),
+        }
+    }
+}
