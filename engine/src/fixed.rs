@@ -38,10 +38,15 @@ impl Activation {
         Self(u64::try_from(product).unwrap_or(u64::MAX))
     }
 
-    /// What a link of weight `units` / [`WEIGHT_ONE`] lets through, rounded down.
-    pub fn through(self, units: u16) -> Self {
-        let product = u128::from(self.0) * u128::from(units) / u128::from(WEIGHT_ONE);
-        Self(u64::try_from(product).expect("a share is no larger than the whole"))
+    /// What a link of weight `units` / [`WEIGHT_ONE`] lets through, rounded down, saturating.
+    pub fn through(self, units: u32) -> Self {
+        self.share(u64::from(units), u64::from(WEIGHT_ONE))
+    }
+
+    /// `part` / `whole` of it, rounded down, saturating.
+    pub fn share(self, part: u64, whole: u64) -> Self {
+        let product = u128::from(self.0) * u128::from(part) / u128::from(whole);
+        Self(u64::try_from(product).unwrap_or(u64::MAX))
     }
 }
 

@@ -8,6 +8,7 @@
 //! The measurements behind the numbers: `docs/decisions/2026-11-24-recall-recipe.md`.
 
 use crate::attributes::{Attribute, AttributeKind};
+use crate::life::{Lift, Outcome};
 use crate::names::NameSpan;
 use crate::text::TermKey;
 
@@ -243,4 +244,22 @@ pub fn scaled_activation(activation: f64, largest: f64, recipe: &Recipe) -> f64 
 /// The score of a memory: a direct hit and activation as independent reasons (noisy-or).
 pub fn score(direct: f64, activation: f64) -> f64 {
     1.0 - (1.0 - direct.clamp(0.0, 1.0)) * (1.0 - activation.clamp(0.0, 1.0))
+}
+
+/// The most that use adds to a score; bad outcomes take half of it at most.
+const LIFT_SHARE: f64 = 0.1;
+
+/// A score with what use does to it. What was never used keeps its score.
+pub fn lifted(score: f64, lift: Lift) -> f64 {
+    score * (1.0 + LIFT_SHARE * lift.to_f64())
+}
+
+/// What an answer counts whose use nobody has confirmed.
+const BLIND_SHARE: f64 = 0.25;
+
+/// How useful an answer was to a client that only says that it wants its answers reinforced: by its
+/// score as a share of the best. The first counts a quarter of a confirmed use, and the others steeply less, since what
+/// comes along with many answers is not what they were about.
+pub fn usefulness(share: f64) -> Outcome {
+    Outcome::new(BLIND_SHARE * share.powi(8))
 }

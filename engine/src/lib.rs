@@ -13,6 +13,7 @@ pub mod fuse;
 pub mod graph;
 pub mod image;
 pub mod key;
+pub mod life;
 pub mod limits;
 pub mod mesh;
 pub mod metadata;

@@ -85,6 +85,10 @@ pub const WAIT_MS_MAX: u64 = 5000;
 /// Bytes of records that are not yet on disk, past which no further write is begun: what is answered
 /// before it is durable could pile up otherwise.
 pub const LOG_WAITING_BYTES_MAX: u64 = 32 << 20;
+/// Most ways out of one memory of which it is known how often they were used.
+pub const TRACED_WAYS_PER_MEMORY_MAX: usize = 256;
+/// Most memories in one reinforce request between which links are reinforced too.
+pub const REINFORCED_TOGETHER_MAX: usize = 100;
 /// Most shards of one server.
 pub const SHARDS_MAX: usize = 1024;
 
@@ -92,5 +96,6 @@ const _: () = assert!(CONTENT_BYTES_MAX + METADATA_BYTES_MAX < NDJSON_LINE_BYTES
 const _: () = assert!(METADATA_KEYS_MAX <= METADATA_KEYS_PER_SPACE_MAX);
 const _: () = assert!(NDJSON_LINE_BYTES_MAX < BODY_BYTES_MAX);
 const _: () = assert!(TOP_K_MAX <= SEEDS_MAX as usize);
+const _: () = assert!(REINFORCED_TOGETHER_MAX <= IDS_PER_REQUEST_MAX);
 /// Most memories of one shard that a shared term may tie together and still count.
 pub const TERM_MEMBERS_MAX: usize = 2048;

@@ -13,6 +13,7 @@ use crate::cold::ColdSegmentId;
 use crate::filter::Filter;
 use crate::fixed::Activation;
 use crate::key::MemoryKey;
+use crate::life::{Lift, Lived, Outcome};
 use crate::model::{
     Link, LinkKind, Memory, MemoryId, NewMemory, SpaceConfig, SpaceName, Tier, Timestamp,
 };
@@ -20,6 +21,7 @@ use crate::names::NameSpan;
 use crate::request::{
     Direction, LinkName, Patch, Rejection, ShardStats, StoreMode, Stored, Wait, With,
 };
+use crate::shard::{ConsolidateAsk, ConsolidateReply, ReinforceAsk};
 use crate::terms::SharedTermKey;
 use crate::text::TermKey;
 
@@ -32,6 +34,8 @@ pub struct OpId(pub u64);
 pub struct Envelope {
     /// The newest timestamp that the sender gave.
     pub clock: Timestamp,
+    /// How long the sender has lived.
+    pub lived: Lived,
     /// What it says.
     pub message: Message,
 }
@@ -96,7 +100,7 @@ pub enum Ask {
     Hop(Arc<HopAsk>, Vec<(MemoryKey, Activation)>),
     /// The members of shared terms; how they read, where `explain` is set.
     Terms { space: SpaceName, terms: Arc<Vec<SharedTermKey>>, explain: bool },
-    /// BM25 of memories for the terms of the cue that no seed holds.
+    /// BM25 of memories for the terms of the cue that no seed holds, and what use did to them.
     Score(Arc<ScoreAsk>, Vec<MemoryKey>),
     /// Contents of the best, for the answer.
     Fetch { space: SpaceName, keys: Vec<MemoryKey>, filter: Arc<Filter>, with: With, reach: Reach },
@@ -112,6 +116,10 @@ pub enum Ask {
     Rewrite { segments: Arc<Vec<ColdSegmentId>> },
     /// Which names each text mentions.
     Mentions { space: SpaceName, texts: Arc<Vec<String>> },
+    /// Reinforce memories that the shard owns.
+    Reinforce(ReinforceAsk, Vec<MemoryId>),
+    /// Consolidation.
+    Consolidate(SpaceName, ConsolidateAsk),
 }
 
 /// A memory to store, with its place in the request.
@@ -169,8 +177,12 @@ pub enum Reply {
     Hopped(Box<Hopped>),
     /// For each term asked for, in order.
     Terms(Vec<TermMembers>),
-    /// Scores, in the order asked.
-    Scores(Vec<f32>),
+    /// Scores, in the order asked, and what use has done to those that were used.
+    Scored { scores: Vec<f32>, lifts: Vec<(MemoryKey, Lift)> },
+    /// The ids that name no memory.
+    Reinforced(Vec<MemoryId>),
+    /// Consolidation.
+    Consolidated(ConsolidateReply),
     /// Contents, in the order asked.
     Fetched(Vec<Found>),
     /// The contents of one cold memory.
@@ -243,6 +255,12 @@ pub struct ShardReport {
     pub index_backlog: u64,
     /// Memories not yet associated.
     pub association_backlog: u64,
+    /// Memories that were merged into others.
+    pub merged: u64,
+    /// Links that are not made, since they were pruned.
+    pub pruned_links: u64,
+    /// Memories and ways on which use has left something.
+    pub traces: u64,
     /// Bytes by part.
     pub memory_bytes: Vec<(&'static str, u64)>,
 }
@@ -291,6 +309,8 @@ pub struct Probed {
     pub attributes: Vec<Attribute>,
     /// Neighbours in their sequences of the nearest.
     pub neighbours: Neighbours,
+    /// Memories of this shard were reinforced.
+    pub traced: bool,
 }
 
 /// Memories with their neighbours in a sequence and the weight of each.
@@ -344,6 +364,8 @@ pub struct ScoreAsk {
     pub terms: Vec<(TermKey, f32)>,
     /// Average length of a document.
     pub average_length: f64,
+    /// When the recall began.
+    pub lived: Lived,
 }
 
 /// What lexical search found.
@@ -374,6 +396,8 @@ pub struct HopAsk {
     pub terms: bool,
     /// Terms of the cue: which of the first 64 the sources hold is reported.
     pub held: Vec<TermKey>,
+    /// When the recall began.
+    pub lived: Lived,
 }
 
 /// What a hop brought.
@@ -408,8 +432,21 @@ pub struct Via {
     pub term: Option<Arc<str>>,
 }
 
+/// A way that activation took and that was of use.
+#[derive(Clone, Debug)]
+pub struct UsedWay {
+    /// From where.
+    pub from: MemoryKey,
+    /// To where.
+    pub to: MemoryKey,
+    /// Along which kind of link.
+    pub kind: Arc<LinkKind>,
+    /// How useful it was.
+    pub outcome: Outcome,
+}
+
 /// A kind of automatic link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AutomaticKind {
     /// The source's content names the target.
     Mentions,
@@ -422,6 +459,9 @@ pub enum AutomaticKind {
 }
 
 impl AutomaticKind {
+    /// All kinds.
+    pub const ALL: [Self; 4] = [Self::Mentions, Self::Next, Self::Previous, Self::Near];
+
     /// The name that clients see.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -461,6 +501,16 @@ pub enum Tell {
     SequenceLeave { sequence: u64, member: Member },
     /// The links that a memory of the receiver has in its sequence.
     SequenceLinks { of: MemoryKey, links: Vec<(MemoryKey, AutomaticKind, u16)> },
+    /// A memory of the sender, to which the receiver links, was merged into another.
+    Merged { key: MemoryKey, into: MemoryKey },
+    /// A memory of the sender was merged into one of the receiver, as that one was then.
+    Absorbed { of: MemoryKey, id: MemoryId, into: MemoryKey, version: Timestamp },
+    /// It is merged into it no longer.
+    Released { of: MemoryKey, into: MemoryKey },
+    /// A memory of the receiver was merged into one that is gone or changed: it is to come back.
+    Return { key: MemoryKey },
+    /// Memories of the receiver and ways out of them were of use.
+    Used { lived: Lived, memories: Vec<(MemoryKey, Outcome)>, ways: Vec<UsedWay> },
     /// After recovery: the sender has told all that others need.
     Exchanged,
 }

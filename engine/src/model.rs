@@ -107,7 +107,7 @@ pub struct SpaceConfig {
     pub metric: Metric,
     /// Encoding of the vectors in memory.
     pub encoding: VectorEncoding,
-    /// Time after which a memory's base level has halved, in seconds; `None`: no decay.
+    /// Time after which a memory's base level has halved, in seconds; `None`: it never fades.
     pub half_life_s: Option<u64>,
     /// Automatic association (names, mentions, sequences, shared terms).
     pub associate: bool,
@@ -115,13 +115,16 @@ pub struct SpaceConfig {
     pub title_from_content: bool,
 }
 
+/// Thirty days.
+const HALF_LIFE_S: u64 = 30 * 86_400;
+
 impl Default for SpaceConfig {
     fn default() -> Self {
         Self {
             dimensions: None,
             metric: Metric::Cosine,
             encoding: VectorEncoding::Int8,
-            half_life_s: None,
+            half_life_s: Some(HALF_LIFE_S),
             associate: true,
             title_from_content: false,
         }
@@ -241,6 +244,10 @@ pub struct Memory {
     pub links: Option<Vec<LinkView>>,
     /// Where its content lies.
     pub tier: Tier,
+    /// What was merged into it; only where that was asked for.
+    pub merged: Vec<MemoryId>,
+    /// What it was merged into itself.
+    pub merged_into: Option<MemoryId>,
 }
 
 /// A link as it is read back.

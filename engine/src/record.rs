@@ -7,6 +7,10 @@
 
 use crate::cold::Demoted;
 use crate::fixed;
+use crate::key::MemoryKey;
+use crate::life::run::{Run, RunCounts, RunId, RunState};
+use crate::life::{Lived, Trace};
+use crate::mesh::AutomaticKind;
 use crate::model::{
     Link, LinkKind, MemoryId, Metadata, Metric, SpaceConfig, SpaceName, Timestamp, VectorEncoding,
     Weight,
@@ -37,6 +41,18 @@ pub enum Kind {
     Link = 5,
     /// Links are gone.
     Unlink = 6,
+    /// What use has left on memories and ways.
+    Traces = 7,
+    /// How long the data directory has lived.
+    Lived = 8,
+    /// A memory is merged into another.
+    Merge = 9,
+    /// Automatic links of a memory are not made.
+    Prune = 10,
+    /// A consolidation began or is over.
+    Run = 11,
+    /// What a consolidation pruned is made again.
+    Unprune = 12,
     /// A memory whose content and embedding lie in the cold tier from now on.
     Demote = 13,
 }
@@ -205,7 +221,7 @@ fn head_checksum(header: &Header, head: &[u8]) -> u32 {
 }
 
 fn kind_of(kind: u8) -> Result<Kind, Damage> {
-    const ALL: [Kind; 8] = [
+    const ALL: [Kind; 14] = [
         Kind::Pad,
         Kind::PutSpace,
         Kind::DropSpace,
@@ -213,6 +229,12 @@ fn kind_of(kind: u8) -> Result<Kind, Damage> {
         Kind::Delete,
         Kind::Link,
         Kind::Unlink,
+        Kind::Traces,
+        Kind::Lived,
+        Kind::Merge,
+        Kind::Prune,
+        Kind::Run,
+        Kind::Unprune,
         Kind::Demote,
     ];
     ALL.into_iter().find(|k| *k as u8 == kind).ok_or(Damage::Content("unknown kind"))
@@ -272,6 +294,49 @@ pub enum Contents {
     Unlink { space: SpaceNumber, from: MemoryId, to: MemoryId, kind: Option<LinkKind> },
     /// See [`Kind::Demote`].
     Demote(Box<Demoted>),
+    /// See [`Kind::Traces`].
+    Traces(TracesRecord),
+    /// See [`Kind::Lived`].
+    Lived(Lived),
+    /// See [`Kind::Merge`]; a later `Put` of the memory takes it back.
+    Merge(MergeRecord),
+    /// See [`Kind::Prune`].
+    Prune {
+        space: SpaceNumber,
+        run: RunId,
+        from: MemoryKey,
+        links: Vec<(MemoryKey, AutomaticKind)>,
+    },
+    /// See [`Kind::Run`].
+    Run { space: SpaceNumber, run: Run },
+    /// See [`Kind::Unprune`].
+    Unprune { space: SpaceNumber, run: RunId },
+}
+
+/// A memory that is merged into another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MergeRecord {
+    /// The space.
+    pub space: SpaceNumber,
+    /// The memory.
+    pub id: MemoryId,
+    /// The other.
+    pub into: MemoryId,
+    /// When that one was last written.
+    pub version: Timestamp,
+    /// By which run.
+    pub run: RunId,
+}
+
+/// Traces as they are from now on: set, not added, so that replaying them twice changes nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TracesRecord {
+    /// The space.
+    pub space: SpaceNumber,
+    /// Of memories.
+    pub memories: Vec<(MemoryKey, Trace)>,
+    /// Of ways out of memories of this shard: from, to, kind.
+    pub ways: Vec<(MemoryKey, MemoryKey, LinkKind, Trace)>,
 }
 
 impl Contents {
@@ -316,6 +381,35 @@ impl Contents {
                 tail.extend_from_slice(demoted.vector.as_deref().unwrap_or(&[]));
                 Kind::Demote
             }
+            Self::Traces(traces) => {
+                write_traces(&mut w, traces);
+                Kind::Traces
+            }
+            Self::Lived(lived) => {
+                w.u32(lived.0);
+                Kind::Lived
+            }
+            Self::Merge(merge) => {
+                w.u32(merge.space.0).u64(merge.run.0).i64(merge.version.0);
+                w.short(merge.id.as_str()).short(merge.into.as_str());
+                Kind::Merge
+            }
+            Self::Prune { space, run, from, links } => {
+                w.u32(space.0).u64(run.0).u64(from.0).u32(length_u32(links.len()));
+                for (to, kind) in links {
+                    w.u64(to.0).short(kind.as_str());
+                }
+                Kind::Prune
+            }
+            Self::Run { space, run } => {
+                w.u32(space.0);
+                write_run(&mut w, run);
+                Kind::Run
+            }
+            Self::Unprune { space, run } => {
+                w.u32(space.0).u64(run.0);
+                Kind::Unprune
+            }
         };
         Draft { kind, head: w.0, tail }
     }
@@ -355,6 +449,23 @@ impl Contents {
                 to: r.id()?,
                 kind: read_optional_kind(&mut r)?,
             },
+            Kind::Traces => Self::Traces(read_traces(&mut r)?),
+            Kind::Lived => Self::Lived(Lived(r.u32()?)),
+            Kind::Merge => Self::Merge(MergeRecord {
+                space: SpaceNumber(r.u32()?),
+                run: RunId(r.u64()?),
+                version: Timestamp(r.i64()?),
+                id: r.id()?,
+                into: r.id()?,
+            }),
+            Kind::Prune => Self::Prune {
+                space: SpaceNumber(r.u32()?),
+                run: RunId(r.u64()?),
+                from: MemoryKey(r.u64()?),
+                links: read_pruned(&mut r)?,
+            },
+            Kind::Run => Self::Run { space: SpaceNumber(r.u32()?), run: read_run(&mut r)? },
+            Kind::Unprune => Self::Unprune { space: SpaceNumber(r.u32()?), run: RunId(r.u64()?) },
             Kind::Demote => Self::Demote(Box::new(Demoted::read(&mut r, tail)?)),
         };
         if r.0.is_empty() { Ok(contents) } else { Err(Damage::Content("bytes left over")) }
@@ -479,6 +590,76 @@ fn read_optional_kind(r: &mut Reader<'_>) -> Result<Option<LinkKind>, Damage> {
         return Ok(None);
     }
     LinkKind::new(kind).map(Some).map_err(|_| Damage::Content("link kind"))
+}
+
+fn write_traces(w: &mut Writer, traces: &TracesRecord) {
+    w.u32(traces.space.0).u32(length_u32(traces.memories.len()));
+    for (key, trace) in &traces.memories {
+        w.u64(key.0);
+        write_trace(w, *trace);
+    }
+    w.u32(length_u32(traces.ways.len()));
+    for (from, to, kind, trace) in &traces.ways {
+        w.u64(from.0).u64(to.0).short(kind.as_str());
+        write_trace(w, *trace);
+    }
+}
+
+fn write_trace(w: &mut Writer, trace: Trace) {
+    w.u32(trace.strength.cast_unsigned()).u32(trace.at.0);
+}
+
+fn read_traces(r: &mut Reader<'_>) -> Result<TracesRecord, Damage> {
+    let space = SpaceNumber(r.u32()?);
+    let count = r.u32()? as usize;
+    let mut memories = Vec::with_capacity(count.min(r.0.len() / 16));
+    for _ in 0..count {
+        memories.push((MemoryKey(r.u64()?), read_trace(r)?));
+    }
+    let count = r.u32()? as usize;
+    let mut ways = Vec::with_capacity(count.min(r.0.len() / 26));
+    for _ in 0..count {
+        let (from, to) = (MemoryKey(r.u64()?), MemoryKey(r.u64()?));
+        let kind = LinkKind::new(r.short()?).map_err(|_| Damage::Content("link kind"))?;
+        ways.push((from, to, kind, read_trace(r)?));
+    }
+    Ok(TracesRecord { space, memories, ways })
+}
+
+fn read_trace(r: &mut Reader<'_>) -> Result<Trace, Damage> {
+    Ok(Trace::from_parts(r.u32()?.cast_signed(), Lived(r.u32()?)))
+}
+
+fn read_pruned(r: &mut Reader<'_>) -> Result<Vec<(MemoryKey, AutomaticKind)>, Damage> {
+    let count = r.u32()? as usize;
+    let mut links = Vec::with_capacity(count.min(r.0.len() / 10));
+    for _ in 0..count {
+        let (to, name) = (MemoryKey(r.u64()?), r.short()?);
+        let kind = AutomaticKind::ALL.into_iter().find(|kind| kind.as_str() == name);
+        links.push((to, kind.ok_or(Damage::Content("kind of an automatic link"))?));
+    }
+    Ok(links)
+}
+
+fn write_run(w: &mut Writer, run: &Run) {
+    w.u64(run.id.0).u8(run.state as u8);
+    w.i64(run.started_at.0).i64(run.finished_at.map_or(i64::MIN, |at| at.0));
+    w.u32(run.threshold.to_bits());
+    w.u64(run.counts.compared).u64(run.counts.merged).u64(run.counts.pruned);
+}
+
+fn read_run(r: &mut Reader<'_>) -> Result<Run, Damage> {
+    let (id, state) = (RunId(r.u64()?), r.u8()?);
+    let state = RunState::ALL.into_iter().find(|known| *known as u8 == state);
+    let (started_at, finished_at) = (Timestamp(r.i64()?), r.i64()?);
+    Ok(Run {
+        id,
+        state: state.ok_or(Damage::Content("state of a run"))?,
+        started_at,
+        finished_at: (finished_at != i64::MIN).then_some(Timestamp(finished_at)),
+        threshold: f32::from_bits(r.u32()?),
+        counts: RunCounts { compared: r.u64()?, merged: r.u64()?, pruned: r.u64()? },
+    })
 }
 
 const ASSOCIATES: u8 = 1;

@@ -6,10 +6,13 @@
 
 use crate::cold::ColdSegmentId;
 use crate::filter::Filter;
+use crate::life::Outcome;
+use crate::life::run::RunView;
 use crate::model::{
     Link, LinkKind, LinkView, Memory, MemoryId, Metadata, NewMemory, SpaceConfig, SpaceName, Tier,
     Timestamp,
 };
+use crate::shard::ConsolidateAsk;
 
 /// When a write is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,6 +56,10 @@ pub enum Request {
     Links { space: SpaceName, id: MemoryId, direction: Direction, kind: Option<LinkKind> },
     /// Recall; [`Answer::Recalled`].
     Recall { space: SpaceName, recall: Box<Recall> },
+    /// Say how useful memories were; [`Answer::Reinforced`].
+    Reinforce { space: SpaceName, ids: Vec<MemoryId>, outcome: Outcome, wait: Wait },
+    /// Start, list, read or undo a consolidation; [`Answer::Run`] or [`Answer::Runs`].
+    Consolidate { space: SpaceName, ask: ConsolidateAsk },
     /// Every space; [`Answer::Spaces`].
     ListSpaces,
     /// One space; [`Answer::Spaces`] with one entry.
@@ -83,12 +90,18 @@ pub struct With {
     pub embedding: bool,
     /// The links that leave it.
     pub links: bool,
+    /// What was merged into it.
+    pub merged: bool,
 }
 
 impl With {
+    /// Nothing but what is known without reading its record.
+    pub const NONE: Self =
+        Self { content: false, metadata: false, embedding: false, links: false, merged: false };
+    /// All that its record holds.
+    pub const ALL: Self = Self { content: true, metadata: true, embedding: true, ..Self::NONE };
     /// Content and metadata: what an answer holds when the client does not say.
-    pub const DEFAULT: Self =
-        Self { content: true, metadata: true, embedding: false, links: false };
+    pub const DEFAULT: Self = Self { content: true, metadata: true, ..Self::NONE };
 }
 
 /// What a merge patch changes: outer `None` leaves, inner `None` removes (JSON `null`).
@@ -228,6 +241,12 @@ pub enum Answer {
     Unlinked { removed: u64, durable: bool },
     /// Links of one memory.
     Links(Vec<LinkView>),
+    /// A consolidation.
+    Run(Box<RunView>),
+    /// Consolidations, newest first.
+    Runs(Vec<RunView>),
+    /// How many distinct memories were reinforced, and which ids name none.
+    Reinforced { reinforced: u64, missing: Vec<MemoryId>, durable: bool },
     /// What came to mind.
     Recalled(Box<Recalled>),
     /// Spaces with their counts.
@@ -303,7 +322,7 @@ pub struct RecalledMemory {
     pub path: Vec<PathStep>,
 }
 
-/// The parts of a score, each 0 to 1.
+/// The parts of a score, each 0 to 1 but for `recency`, which is -1/2 to 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ScoreBreakdown {
     /// Similarity of the embedding, scaled over the candidates.
@@ -312,7 +331,7 @@ pub struct ScoreBreakdown {
     pub lexical: f64,
     /// Activation that came along links.
     pub activation: f64,
-    /// Base level.
+    /// What use does to it: 0 for what was never reinforced, below 0 after bad outcomes.
     pub recency: f64,
 }
 
@@ -361,6 +380,12 @@ pub struct Stats {
     pub index_backlog: u64,
     /// Memories whose automatic associations are not yet made.
     pub association_backlog: u64,
+    /// Memories that were merged into others, and are not counted among them.
+    pub merged: u64,
+    /// Automatic links that consolidation has pruned.
+    pub pruned_links: u64,
+    /// Memories and ways on which use has left something.
+    pub traces: u64,
     /// Memory by part, in bytes: (`vectors`, 123).
     pub memory_bytes: Vec<(&'static str, u64)>,
     /// The same for each shard: (shard, memories, links).
@@ -414,6 +439,8 @@ pub enum Code {
     AlreadyExists,
     /// 409: the space exists with other dimensions, metric or encoding.
     SpaceConflict,
+    /// 409: a consolidation of the space is under way.
+    ConsolidationRunning,
     /// 400: the embedding's length is not the space's.
     DimensionMismatch,
     /// 422: the embedding has no direction (zero vector under cosine).

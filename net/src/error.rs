@@ -66,6 +66,9 @@ fn engine_row(code: Code) -> Row {
         Code::NotFound => (404, "not_found", "There is no such memory"),
         Code::SpaceNotFound => (404, "space_not_found", "There is no such space"),
         Code::AlreadyExists => (409, "already_exists", "The id exists"),
+        Code::ConsolidationRunning => {
+            (409, "consolidation_running", "A consolidation of the space is under way")
+        }
         Code::SpaceConflict => (409, "space_conflict", "The space exists and is different"),
         Code::DimensionMismatch => {
             (400, "dimension_mismatch", "The embedding's length is not the space's")
@@ -88,10 +91,11 @@ fn engine_row(code: Code) -> Row {
 }
 
 /// The engine's codes in the order of their table.
-pub const ENGINE_CODES: [Code; 16] = [
+pub const ENGINE_CODES: [Code; 17] = [
     Code::NotFound,
     Code::SpaceNotFound,
     Code::AlreadyExists,
+    Code::ConsolidationRunning,
     Code::SpaceConflict,
     Code::DimensionMismatch,
     Code::ZeroVector,

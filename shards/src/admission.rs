@@ -41,6 +41,8 @@ impl Lane {
             | Request::Delete { .. }
             | Request::Link { .. }
             | Request::Unlink { .. }
+            | Request::Reinforce { .. }
+            | Request::Consolidate { .. }
             | Request::PutSpace { .. }
             | Request::DropSpace { .. }
             | Request::Demote { .. }

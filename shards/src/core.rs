@@ -47,6 +47,8 @@ const TICK: Duration = Duration::from_millis(5);
 const LOG_PAUSE: Duration = Duration::from_millis(1);
 /// How often a shard that recovers is looked at by whoever wants to ask it.
 const WARM_PAUSE: Duration = Duration::from_millis(5);
+/// How often an idle shard hears what time it is: what use has left on memories fades by that.
+const IDLE_TICK: Duration = Duration::from_secs(60);
 /// Pause before a full inbox is tried again.
 const RETRY_PAUSE: Duration = Duration::from_micros(50);
 
@@ -310,6 +312,14 @@ impl Core {
         self.drive(event);
     }
 
+    /// Tells the shard the time now and then, whatever else happens.
+    pub(crate) async fn run_idle_ticks(self: Rc<Self>) {
+        loop {
+            sleep(IDLE_TICK).await;
+            self.drive(Event::Tick);
+        }
+    }
+
     /// Ends operations at their deadlines.
     pub(crate) async fn run_ticks(self: Rc<Self>) {
         loop {
@@ -326,7 +336,8 @@ impl Core {
 /// The message belongs to something that a client waits for.
 fn serves_a_client(message: &Message) -> bool {
     match message {
-        Message::Ask(_, Ask::Mentions { .. }) | Message::Reply(..) | Message::Tell(..) => false,
+        Message::Ask(_, Ask::Mentions { .. } | Ask::Consolidate(..)) => false,
+        Message::Reply(..) | Message::Tell(..) => false,
         Message::Ask(..) => true,
     }
 }

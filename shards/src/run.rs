@@ -179,6 +179,7 @@ where
     enter_unless_poisoned(&status, me, Phase::Draining);
     start.serving.fetch_sub(1, Ordering::AcqRel);
     if let Some(core) = handle.core() {
+        core.drive(Event::Drain);
         end(core, &start.serving).await;
     }
     status.enter(me, Phase::Stopped);
@@ -207,6 +208,7 @@ async fn rise(start: &ShardStart, handle: &Handle) -> Result<(), ShardsError> {
     glommio::spawn_local(core.clone().run_log()).detach();
     glommio::spawn_local(core.clone().run_ticks()).detach();
     glommio::spawn_local(core.clone().run_room(start.changes.clone())).detach();
+    glommio::spawn_local(core.clone().run_idle_ticks()).detach();
     handle.recovered(core.clone());
     glommio::spawn_local(exchange_and_open(core, handle.clone())).detach();
     Ok(())

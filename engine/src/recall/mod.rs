@@ -14,10 +14,11 @@ use std::sync::Arc;
 use crate::fixed::Activation;
 use crate::fuse::{self, Recipe};
 use crate::key::{KeyMap, MemoryKey, Partitioner, ShardIx};
+use crate::life::{Lift, Lived, Outcome};
 use crate::limits;
 use crate::mesh::{
     Ask, Found, HopAsk, LexicalAsk, LexicalFound, Probe, Probed, Reach, Reply, ScoreAsk,
-    TermMembers, Via,
+    TermMembers, UsedWay, Via,
 };
 use crate::model::{LinkKind, Memory, SpaceConfig, SpaceName, Tier, Timestamp};
 use crate::names;
@@ -39,10 +40,32 @@ pub const SHARED_TERM: &str = "shared_term";
 pub enum Next {
     /// Waits for a reply to each of these.
     Ask(Box<RecallRun>, Vec<(ShardIx, Ask)>),
-    /// Is over.
-    Done(Box<Recalled>),
+    /// Is over; what was of use is there where the client wants it reinforced.
+    Done(Box<Recalled>, Option<Box<Touched>>),
     /// Can't be answered.
     Refuse(Rejection),
+}
+
+/// When a recall begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// By the clock.
+    pub now: Timestamp,
+    /// By what the server lived through.
+    pub lived: Lived,
+}
+
+/// What a recall brought to mind, and the ways there.
+#[derive(Debug)]
+pub struct Touched {
+    /// Space.
+    pub space: SpaceName,
+    /// When the recall began.
+    pub lived: Lived,
+    /// Memories: each as useful as its place among the answers says.
+    pub memories: Vec<(MemoryKey, Outcome)>,
+    /// Ways, as useful as the best memory that they led to.
+    pub ways: Vec<UsedWay>,
 }
 
 /// What is known of a memory during a recall.
@@ -58,6 +81,8 @@ pub(crate) struct Cell {
     pub activation: Activation,
     /// BM25 for what the seeds lack of the cue.
     pub residual: f32,
+    /// What use does to it.
+    pub lift: Lift,
     /// The largest part of it that came in one hop.
     pub strongest: Activation,
     /// In which hop.
@@ -85,7 +110,9 @@ pub struct RecallRun {
     recall: Recall,
     space: SpaceName,
     partitioner: Partitioner,
-    started: Timestamp,
+    started: Moment,
+    /// Some memory of the space was reinforced.
+    traced: bool,
     stage: Stage,
     stage_started: Timestamp,
     text_terms: Vec<Vec<TermKey>>,
@@ -114,6 +141,7 @@ pub struct RecallRun {
     activation_max: f64,
     residual_max: f32,
     paths: Paths,
+    used: Vec<(MemoryKey, f64)>,
     done: Recalled,
 }
 
@@ -129,7 +157,7 @@ impl RecallRun {
         config: &SpaceConfig,
         partitioner: Partitioner,
         analyzer: &mut Analyzer,
-        now: Timestamp,
+        started: Moment,
     ) -> Result<(Box<Self>, Vec<(ShardIx, Ask)>), Rejection> {
         let embeddings = check_embeddings(&recall, config)?;
         let texts: Vec<&str> = recall.cues.iter().filter_map(text_of).collect();
@@ -162,9 +190,10 @@ impl RecallRun {
             recall,
             space,
             partitioner,
-            started: now,
+            started,
+            traced: false,
             stage: Stage::Probe,
-            stage_started: now,
+            stage_started: started.now,
             text_terms,
             distinct_terms,
             memories: 0,
@@ -183,6 +212,7 @@ impl RecallRun {
             activation_max: 0.0,
             residual_max: 0.0,
             paths: Paths::default(),
+            used: Vec::new(),
             done: Recalled::default(),
         };
         let asks = run.everyone(|| Ask::Probe(probe.clone()));
@@ -192,7 +222,7 @@ impl RecallRun {
     /// When it has to be over.
     pub fn deadline(&self) -> Timestamp {
         let timeout_us = i64::try_from(self.recall.timeout_ms * 1000).unwrap_or(i64::MAX);
-        Timestamp(self.started.0.saturating_add(timeout_us))
+        Timestamp(self.started.now.0.saturating_add(timeout_us))
     }
 
     /// Goes on with the replies to what was asked, ordered by shard.
@@ -318,6 +348,7 @@ impl RecallRun {
             documents += probed.documents;
             total_length += probed.total_length;
             self.memories += probed.memories;
+            self.traced |= probed.traced;
             probes.push(*probed);
         }
         self.cues.probed(probes);
@@ -410,9 +441,10 @@ impl RecallRun {
             kinds,
             fan_out: self.recall.fan_out,
             budget: links_left,
-            explain: self.recall.explain,
+            explain: self.recall.explain || self.recall.reinforce,
             terms,
             held,
+            lived: self.started.lived,
         });
         let sources = self.by_owner(self.sources.iter().map(|s| (s.0, *s)));
         let asks = (0u16..).map(ShardIx).zip(sources).filter(|(_, s)| !s.is_empty());
@@ -482,7 +514,7 @@ impl RecallRun {
                     }
                     let sum = self.arriving.entry(key.0).or_default();
                     *sum = sum.plus(pulse);
-                    if self.recall.explain {
+                    if self.recall.explain || self.recall.reinforce {
                         let term = row.display.clone();
                         let kind = kind.clone();
                         let via = Via { from: source, kind, weight: share, amount: pulse, term };
@@ -524,18 +556,21 @@ impl RecallRun {
         self.next_hop(now)
     }
 
-    /// Asks how much of what the seeds lack of the cue is in what was lit up.
+    /// Asks how much of what the seeds lack of the cue is in what was lit up, and, where anything
+    /// was ever reinforced, what use did to all that may come back.
     fn score_residual(self: Box<Self>) -> Next {
         let residual = fuse::residual_terms(&self.weighed, &[self.held]);
-        let lit = self.cells.iter().filter(|(_, cell)| cell.activation > Activation::ZERO);
+        let wanted = |cell: &Cell| self.traced || cell.activation > Activation::ZERO;
+        let lit = self.cells.iter().filter(|(_, cell)| wanted(cell));
         let lit: Vec<MemoryKey> = lit.map(|(key, _)| MemoryKey(*key)).collect();
-        if residual.is_empty() || lit.is_empty() {
+        if (residual.is_empty() && !self.traced) || lit.is_empty() {
             return self.rank();
         }
         let ask = Arc::new(ScoreAsk {
             space: self.space.clone(),
             terms: residual,
             average_length: self.average_length,
+            lived: self.started.lived,
         });
         let keys = self.by_owner(lit.into_iter().map(|key| (key, key)));
         let mut run = self;
@@ -548,11 +583,16 @@ impl RecallRun {
 
     fn scored(&mut self, replies: Vec<(ShardIx, Reply)>) {
         for (shard, reply) in replies {
-            let Reply::Scores(scores) = reply else { unreachable!("scores were asked for") };
+            let Reply::Scored { scores, lifts } = reply else {
+                unreachable!("scores were asked for")
+            };
+            for (key, lift) in lifts {
+                self.cells.get_mut(&key.0).expect("only cells are scored").lift = lift;
+            }
             for (key, score) in self.scoring[shard.index()].iter().zip(scores) {
                 let cell = self.cells.get_mut(&key.0).expect("only cells are scored");
                 cell.residual = score;
-                if !cell.seed {
+                if !cell.seed && cell.activation > Activation::ZERO {
                     self.residual_max = self.residual_max.max(score);
                 }
             }
@@ -565,6 +605,10 @@ impl RecallRun {
         let ranked = self.cells.iter().filter(|(_, cell)| !cell.cue);
         let ranked = ranked.map(|(key, cell)| (self.score(cell).0, MemoryKey(*key)));
         self.ranked = ranked.collect();
+        if self.traced {
+            let best = self.ranked.iter().map(|(score, _)| *score).fold(1.0, f64::max);
+            self.ranked.iter_mut().for_each(|(score, _)| *score /= best);
+        }
         self.done.visited.memories = self.cells.len() as u64;
         self.fetch_more()
     }
@@ -579,7 +623,7 @@ impl RecallRun {
     fn score(&self, cell: &Cell) -> (f64, f64) {
         let activation =
             fuse::scaled_activation(self.preferred(cell), self.activation_max, &self.recipe);
-        (fuse::score(cell.direct, activation), activation)
+        (fuse::lifted(fuse::score(cell.direct, activation), cell.lift), activation)
     }
 
     fn fetch_more(mut self: Box<Self>) -> Next {
@@ -670,22 +714,25 @@ impl RecallRun {
         let cell = self.cells[&key.0];
         let (_, activation) = self.score(&cell);
         let hops = if cell.direct >= activation { 0 } else { cell.hop };
-        if self.recall.explain {
+        if self.recall.explain || self.recall.reinforce {
             self.paths.wanted(key, hops, &memory.id);
+        }
+        if self.recall.reinforce {
+            self.used.push((key, score));
         }
         let breakdown = ScoreBreakdown {
             semantic: cell.semantic,
             lexical: cell.lexical,
             activation,
-            recency: 0.0,
+            recency: cell.lift.to_f64(),
         };
         let path = Vec::new();
         self.done.memories.push(RecalledMemory { memory, score, breakdown, hops, path });
     }
 
     fn name_paths(mut self: Box<Self>) -> Next {
-        let unnamed = self.paths.unnamed();
-        if !self.recall.explain || unnamed.is_empty() {
+        let unnamed = if self.recall.explain { self.paths.unnamed() } else { Vec::new() };
+        if unnamed.is_empty() {
             return self.finish();
         }
         let keys = self.by_owner(unnamed.into_iter().map(|key| (key, key)));
@@ -704,7 +751,18 @@ impl RecallRun {
                 memory.path = path;
             }
         }
-        Next::Done(Box::new(self.done))
+        let touched = self.recall.reinforce.then(|| Box::new(self.touched()));
+        Next::Done(Box::new(self.done), touched)
+    }
+
+    /// What came back and how, to be reinforced.
+    fn touched(&mut self) -> Touched {
+        let used = std::mem::take(&mut self.used);
+        let best = used.iter().map(|(_, score)| *score).fold(1e-9, f64::max);
+        let outcome = |(key, score): &(MemoryKey, f64)| (*key, fuse::usefulness(*score / best));
+        let memories: Vec<(MemoryKey, Outcome)> = used.iter().map(outcome).collect();
+        let ways = self.paths.used(&memories);
+        Touched { space: self.space.clone(), lived: self.started.lived, memories, ways }
     }
 }
 

@@ -6,12 +6,13 @@
 //! *Not here*: how activation runs (`super`).
 
 use crate::key::{KeyMap, MemoryKey, ShardIx};
-use crate::mesh::{Reply, Via};
+use crate::life::Outcome;
+use crate::mesh::{Reply, UsedWay, Via};
 use crate::model::MemoryId;
 use crate::request::PathStep;
 use crate::shard::keep_stronger;
 
-use super::Cell;
+use super::{Cell, SHARED_TERM};
 
 /// How activation came to memories, by hop.
 #[derive(Default)]
@@ -69,6 +70,27 @@ impl Paths {
         way.push((at, None));
         way.reverse();
         way
+    }
+
+    /// The links on the paths to all memories that come back: each as useful as the best of these.
+    pub(super) fn used(&self, outcomes: &[(MemoryKey, Outcome)]) -> Vec<UsedWay> {
+        let mut used: Vec<UsedWay> = Vec::new();
+        for ((key, hops), (_, outcome)) in self.wanted.iter().zip(outcomes) {
+            let way = self.way(*key, *hops);
+            let links = way.iter().filter_map(|(to, via)| via.map(|via| (*to, via)));
+            for (to, via) in links.filter(|(_, via)| via.kind.as_str() != SHARED_TERM) {
+                let same =
+                    |u: &&mut UsedWay| u.from == via.from && u.to == to && u.kind == via.kind;
+                match used.iter_mut().find(same) {
+                    Some(known) => known.outcome = known.outcome.max(*outcome),
+                    None => {
+                        let (from, kind, outcome) = (via.from, via.kind.clone(), *outcome);
+                        used.push(UsedWay { from, to, kind, outcome });
+                    }
+                }
+            }
+        }
+        used
     }
 
     /// The paths of all memories that come back, in their order.

@@ -61,7 +61,7 @@ impl Shard {
         }
         if !unread.is_empty() {
             self.associations += 1;
-            let content = With { content: true, metadata: false, embedding: false, links: false };
+            let content = With { content: true, ..With::NONE };
             let nobody = OpId(u64::MAX);
             self.collect(self.me, nobody, &name, unread, content, Purpose::Texts);
         }

@@ -9,13 +9,14 @@ use std::rc::Rc;
 
 use crate::key::{MemoryKey, ShardIx};
 use crate::mesh::{Found, LOG_TIER, OpId, Reply};
-use crate::model::{LinkView, Memory, SpaceName, Tier, Timestamp};
+use crate::model::{LinkView, Memory, MemoryId, SpaceName, Tier};
 use crate::names;
 use crate::node::NodeIx;
 use crate::record::{self, Damage, Put};
 use crate::request::{Code, Patch, Rejection, Wait, With};
 use crate::space::{Entry, LogAddress, NEVER, Space};
 
+use super::consolidate::{ReturnFor, Scanned};
 use super::{Effect, FetchId, Shard};
 
 /// Several reads for one purpose.
@@ -46,6 +47,10 @@ pub(super) enum Purpose {
     Promote { with: With },
     /// Memories to be moved to the cold tier.
     Demote,
+    /// Texts whose fingerprints are wanted.
+    Fingerprints(Box<Scanned>),
+    /// Memories that were merged and are to come back.
+    Return(ReturnFor),
 }
 
 /// Why a record could not be read from the cold tier.
@@ -66,10 +71,6 @@ pub(super) struct Read {
     memory: Option<Memory>,
     pub put: Option<Put>,
 }
-
-/// All that a record holds.
-pub(super) const WHOLE: With =
-    With { content: true, metadata: true, embedding: true, links: false };
 
 /// Most memories in one collect.
 const READS_MAX: u64 = 1 << 20;
@@ -94,7 +95,7 @@ impl Shard {
             let (mut address, mut memory) = (LogAddress::default(), None);
             let leaves_cold = needs_record && matches!(purpose, Purpose::Fetch);
             let left_cold = leaves_cold && self.is_cold(space, key);
-            if let Some((node, entry)) = self.existing(space, key) {
+            if let Some(entry) = self.readable(space, key) {
                 address = entry.address;
                 if left_cold {
                     // It is asked for by itself, so that it holds nothing else up.
@@ -103,7 +104,7 @@ impl Shard {
                     let fetch = FetchId(id * READS_MAX + position);
                     self.effects.push(self.fetch_effect(space, key, fetch, address, with));
                 } else {
-                    memory = self.space(space).ok().map(|s| bare_memory(s, node, with));
+                    memory = self.space(space).ok().map(|s| bare_memory(s, key, entry, with));
                 }
             }
             reads.push(Read { key, address, left_cold, memory, put: None });
@@ -119,7 +120,8 @@ impl Shard {
 
     /// A memory is being read to be changed.
     pub(super) fn is_patching(&self) -> bool {
-        self.collects.values().any(|c| matches!(c.purpose, Purpose::Patch { .. }))
+        let changes = |p: &Purpose| matches!(p, Purpose::Patch { .. } | Purpose::Return(_));
+        self.collects.values().any(|collect| changes(&collect.purpose))
     }
 
     /// What the log has of a cold memory is enough where neither content nor embedding is wanted.
@@ -141,10 +143,19 @@ impl Shard {
         }
     }
 
+    /// A memory that exists.
     pub(super) fn existing(&self, space: &SpaceName, key: MemoryKey) -> Option<(NodeIx, &Entry)> {
         let space = self.space(space).ok()?;
         let node = space.live_node(key, self.now)?;
         space.entry(node, self.now).map(|entry| (node, entry))
+    }
+
+    /// The entry of a memory that can be read: it exists, or was merged into another.
+    pub(super) fn readable(&self, space: &SpaceName, key: MemoryKey) -> Option<&Entry> {
+        let existing = self.existing(space, key).map(|(_, entry)| entry);
+        let space = self.space(space).ok()?;
+        let merged = || space.merged.absorbed_one(key).map(|absorbed| &*absorbed.entry);
+        existing.or_else(merged).filter(|entry| entry.expires_at > self.now)
     }
 
     pub(super) fn on_fetched(&mut self, fetch: FetchId, bytes: Result<Rc<[u8]>, String>) {
@@ -163,12 +174,18 @@ impl Shard {
             bytes.and_then(|b| parse(&b, collect.with).map_err(|d| Unread::Log(d.to_string())));
         match parsed {
             Ok(put) => match collect.purpose {
-                Purpose::Patch { .. } | Purpose::Demote => read.put = Some(put),
+                Purpose::Patch { .. } | Purpose::Demote | Purpose::Return(_) => {
+                    read.put = Some(put);
+                }
                 Purpose::Promote { with } => {
                     read.put = Some(put.clone());
                     read.memory = self.memory_of(&collect.space, read.key, put, with);
                 }
-                Purpose::Read | Purpose::Page { .. } | Purpose::Fetch | Purpose::Texts => {
+                Purpose::Read
+                | Purpose::Page { .. }
+                | Purpose::Fetch
+                | Purpose::Texts
+                | Purpose::Fingerprints(_) => {
                     read.memory = self.memory_of(&collect.space, read.key, put, collect.with);
                 }
             },
@@ -183,8 +200,8 @@ impl Shard {
     }
 
     fn memory_of(&self, space: &SpaceName, key: MemoryKey, put: Put, with: With) -> Option<Memory> {
+        self.readable(space, key)?;
         let space = self.space(space).ok()?;
-        let node = space.live_node(key, self.now)?;
         let metadata = if with.metadata {
             record::metadata_of(&put.metadata).ok()?
         } else {
@@ -199,13 +216,26 @@ impl Shard {
             created_at: put.created_at,
             updated_at: put.updated_at,
             expires_at: put.expires_at,
-            links: with.links.then(|| link_views(space, node)),
+            links: with.links.then(|| link_views(space, key)),
             tier: tier_of(space, key),
+            merged: sources_of(space, key, with),
+            merged_into: merged_into(space, key),
         })
     }
 
-    fn finish_collect(&mut self, collect: Collect) {
+    fn finish_collect(&mut self, mut collect: Collect) {
         let (to, op) = (collect.to, collect.op);
+        if let Purpose::Return(of) = collect.purpose {
+            let read = collect.reads.into_iter().map(|read| (read.key, read.put)).collect();
+            return self.returned((to, op), &collect.space, read, of);
+        }
+        if let Purpose::Fingerprints(scanned) = &mut collect.purpose {
+            let scanned = std::mem::take(&mut **scanned);
+            // What can't be read is reported to whoever reads it.
+            let texts = collect.reads.into_iter();
+            let texts = texts.filter_map(|read| Some((read.key, read.memory?.content?)));
+            return self.fingerprinted(to, op, scanned, texts.collect());
+        }
         if let Purpose::Texts = collect.purpose {
             let texts = collect.reads.into_iter().filter_map(|read| {
                 let content = read.memory?.content?;
@@ -245,7 +275,11 @@ impl Shard {
                 };
                 Ok(Reply::Fetched(reads.into_iter().map(found).collect()))
             }
-            Purpose::Texts | Purpose::Demote | Purpose::Promote { .. } => {
+            Purpose::Texts
+            | Purpose::Fingerprints(_)
+            | Purpose::Return(_)
+            | Purpose::Demote
+            | Purpose::Promote { .. } => {
                 unreachable!("handled above")
             }
         };
@@ -318,8 +352,18 @@ fn parse(bytes: &[u8], with: With) -> Result<Put, Damage> {
     Ok(put)
 }
 
-fn bare_memory(space: &Space, node: NodeIx, with: With) -> Memory {
-    let entry = space.entry(node, Timestamp(i64::MIN)).expect("the caller found the entry");
+fn sources_of(space: &Space, key: MemoryKey, with: With) -> Vec<MemoryId> {
+    let sources = if with.merged { space.merged.sources(key) } else { &[] };
+    let mut ids: Vec<MemoryId> = sources.iter().map(|(_, id)| id.clone()).collect();
+    ids.sort_unstable();
+    ids
+}
+
+fn merged_into(space: &Space, key: MemoryKey) -> Option<MemoryId> {
+    space.merged.absorbed_one(key).map(|absorbed| absorbed.into.id.clone())
+}
+
+fn bare_memory(space: &Space, key: MemoryKey, entry: &Entry, with: With) -> Memory {
     Memory {
         id: entry.id.clone(),
         content: None,
@@ -329,14 +373,19 @@ fn bare_memory(space: &Space, node: NodeIx, with: With) -> Memory {
         created_at: entry.created_at,
         updated_at: entry.updated_at,
         expires_at: Some(entry.expires_at).filter(|at| *at != NEVER),
-        links: with.links.then(|| link_views(space, node)),
-        tier: tier_of(space, space.graph.key(node)),
+        links: with.links.then(|| link_views(space, key)),
+        tier: tier_of(space, key),
+        merged: sources_of(space, key, with),
+        merged_into: merged_into(space, key),
     }
 }
 
 /// The client links of a memory, as it was stored with or got later.
-fn link_views(space: &Space, node: NodeIx) -> Vec<LinkView> {
-    let Some(from) = space.id_of(node) else { return Vec::new() };
+fn link_views(space: &Space, key: MemoryKey) -> Vec<LinkView> {
+    let node = space.graph.find(key);
+    let Some((node, from)) = node.and_then(|n| Some((n, space.id_of(n)?))) else {
+        return Vec::new();
+    };
     let client = space.graph.outward(node).iter().filter(|edge| !edge.is_automatic());
     let views = client.filter_map(|edge| {
         Some(LinkView {

@@ -16,10 +16,10 @@ use crate::limits;
 use crate::mesh::{Ask, OpId, Reply, SEGMENT_BUSY};
 use crate::model::{MemoryId, SpaceName};
 use crate::record::{Contents, Put, Stamp};
-use crate::request::{Answer, Code, Rejection};
+use crate::request::{Answer, Code, Rejection, With};
 use crate::space::LogAddress;
 
-use super::collect::{Purpose, Read, WHOLE};
+use super::collect::{Purpose, Read};
 use super::home::{Then, asks_of};
 use super::{Effect, Place, Shard, Ticket, poisoned};
 
@@ -95,7 +95,7 @@ impl Shard {
     ) -> Result<(), Rejection> {
         self.check_writable()?;
         self.space(&space)?;
-        let mut by_shard = self.per_shard();
+        let mut by_shard: Vec<Vec<_>> = self.per_shard();
         for id in &ids {
             let key = self.partitioner.key(&space, id);
             by_shard[self.partitioner.owner(key).index()].push(key);
@@ -178,7 +178,7 @@ impl Shard {
                 self.demotions.queue.push_front(batch);
                 self.demotions.stage = Stage::Reading;
                 let nobody = OpId(u64::MAX);
-                self.collect(self.me, nobody, &space, keys, WHOLE, Purpose::Demote);
+                self.collect(self.me, nobody, &space, keys, With::ALL, Purpose::Demote);
             }
         }
         true

@@ -141,9 +141,11 @@ fn changes(ask: &Ask) -> bool {
         | Ask::PutSpace { .. }
         | Ask::EnsureSpace { .. }
         | Ask::DropSpace { .. }
+        | Ask::Reinforce(..)
         | Ask::Demote { .. }
         | Ask::Expire
         | Ask::Rewrite { .. } => true,
+        Ask::Consolidate(_, ask) => ask.changes(),
         Ask::Read { .. }
         | Ask::Links { .. }
         | Ask::List { .. }

@@ -10,16 +10,20 @@ use std::sync::Arc;
 use crate::cold::ColdSegmentId;
 use crate::filter::Filter;
 use crate::key::{MemoryKey, ShardIx};
+use crate::life::run::{RunId, RunView};
 use crate::limits;
 use crate::mesh::{Ask, LinkItem, LinkRow, OpId, Reply, StoreItem};
 use crate::model::{Link, LinkView, MemoryId, NewMemory, SpaceConfig, SpaceName, Timestamp};
-use crate::recall::{Next, RecallRun};
+use crate::recall::{Moment, Next, RecallRun, Touched};
+use crate::record::SpaceNumber;
 use crate::request::{
-    Answer, Code, LinkName, Recall, Rejection, Request, SpaceView, Stats, StoreMode, Stored, Wait,
-    With,
+    Answer, Code, LinkName, Recall, Recalled, Rejection, Request, SpaceView, Stats, StoreMode,
+    Stored, Wait, With,
 };
 
+use super::consolidate::Awaited;
 use super::demotion::count_demoted;
+use super::reinforce::LIVED_RECORD_S;
 use super::{AUTHORITY, Effect, Shard, Ticket};
 
 /// An operation under way.
@@ -62,6 +66,14 @@ pub(super) enum Then {
     SpaceDropped,
     /// A recall goes on.
     Recall(Box<RecallRun>),
+    /// The authority answers about consolidations.
+    Consolidation(SpaceName),
+    /// Every shard says what a run merged.
+    ConsolidationMerges(Box<RunView>),
+    /// A consolidation goes on.
+    Run(SpaceNumber, RunId, Awaited),
+    /// Ids that name nothing are gathered.
+    Reinforce { count: usize, wait: Wait },
     /// Demoted memories add up.
     Demoted,
     /// Expired memories add up; shards that have more are asked again.
@@ -135,6 +147,10 @@ impl Shard {
                 self.start(Some(ticket), then, vec![(self.partitioner.owner(key), ask)]);
             }
             Request::Recall { space, recall } => self.start_recall(ticket, space, *recall)?,
+            Request::Reinforce { space, ids, outcome, wait } => {
+                self.start_reinforce(ticket, space, ids, outcome, wait)?;
+            }
+            Request::Consolidate { space, ask } => self.start_consolidate(ticket, space, ask)?,
             Request::ListSpaces => self.ask_spaces(ticket, None),
             Request::ReadSpace { space } => {
                 self.space(&space)?;
@@ -222,6 +238,7 @@ impl Shard {
     }
 
     pub(super) fn on_tick(&mut self) {
+        self.record_lived(LIVED_RECORD_S);
         let now = self.now;
         let late: Vec<u64> =
             self.ops.iter().filter(|(_, op)| op.deadline <= now).map(|(id, _)| *id).collect();
@@ -245,7 +262,7 @@ impl Shard {
             Next::Ask(run, asks) => {
                 self.start(ticket, Then::Recall(run), asks);
             }
-            Next::Done(recalled) => self.answer(ticket, Ok(Answer::Recalled(recalled))),
+            Next::Done(recalled, touched) => self.recalled(ticket, recalled, touched),
             Next::Refuse(rejection) => self.answer(ticket, Err(rejection)),
         }
     }
@@ -255,6 +272,10 @@ impl Shard {
         op.replies.sort_by_key(|(from, _)| *from);
         if let Then::Associate(association) = op.then {
             return self.finish_association(*association, op.replies);
+        }
+        if let Then::Run(space, run, awaited) = op.then {
+            let replies = op.refused.map_or(Ok(op.replies), Err);
+            return self.run_replied(space, run, awaited, replies);
         }
         if let Some(rejection) = op.refused {
             return self.answer(op.ticket, Err(rejection));
@@ -271,6 +292,14 @@ impl Shard {
                 let verdicts = gather_linked(count, replies);
                 let durable = wait == Wait::Durable;
                 self.answer(ticket, Ok(Answer::Linked { verdicts, durable }));
+            }
+            Then::Reinforce { count, wait } => {
+                let missing = replies.into_iter().flat_map(|(_, r)| not_reinforced(r));
+                let mut missing: Vec<MemoryId> = missing.collect();
+                missing.sort_unstable();
+                let reinforced = (count - missing.len()) as u64;
+                let durable = wait == Wait::Durable;
+                self.answer(ticket, Ok(Answer::Reinforced { reinforced, missing, durable }));
             }
             Then::Unlink(wait) => {
                 let removed = replies.iter().map(|(_, r)| unlinked(r)).sum();
@@ -297,7 +326,7 @@ impl Shard {
                 Next::Ask(run, asks) => {
                     self.start(ticket, Then::Recall(run), asks);
                 }
-                Next::Done(recalled) => self.answer(ticket, Ok(Answer::Recalled(recalled))),
+                Next::Done(recalled, touched) => self.recalled(ticket, recalled, touched),
                 Next::Refuse(rejection) => self.answer(ticket, Err(rejection)),
             },
             Then::Demoted => self.answer(ticket, Ok(Answer::Demoted(count_demoted(&replies)))),
@@ -307,8 +336,23 @@ impl Shard {
                 let rewritten = count_demoted(&replies);
                 self.answer(ticket, Ok(Answer::Swept { unused, rewritten }));
             }
-            Then::Associate(_) => unreachable!("handled above"),
+            Then::Consolidation(space) => self.consolidation_answered(ticket, space, replies),
+            Then::ConsolidationMerges(view) => self.merges_answered(ticket, view, replies),
+            Then::Associate(_) | Then::Run(..) => unreachable!("handled above"),
         }
+    }
+
+    fn recalled(
+        &mut self,
+        ticket: Option<Ticket>,
+        recalled: Box<Recalled>,
+        touched: Option<Box<Touched>>,
+    ) {
+        // Told before the answer: who recalls next finds what this one has left.
+        if let Some(touched) = touched {
+            self.tell_used(*touched);
+        }
+        self.answer(ticket, Ok(Answer::Recalled(recalled)));
     }
 
     /// Makes sure that a space exists, with dimensions if they are known now, then starts again.
@@ -343,7 +387,7 @@ impl Shard {
             return self.ensure_space(ticket, space, first, again);
         }
         let count = memories.len();
-        let mut by_shard = self.per_shard();
+        let mut by_shard: Vec<Vec<_>> = self.per_shard();
         for (position, memory) in memories.into_iter().enumerate() {
             let owner = self.partitioner.owner(self.partitioner.key(&space, &memory.id));
             let arrived_at = self.stamp();
@@ -360,8 +404,8 @@ impl Shard {
         Ok(())
     }
 
-    pub(super) fn per_shard<T>(&self) -> Vec<Vec<T>> {
-        (0..self.partitioner.shards()).map(|_| Vec::new()).collect()
+    pub(super) fn per_shard<T: Default>(&self) -> Vec<T> {
+        (0..self.partitioner.shards()).map(|_| T::default()).collect()
     }
 
     fn start_link(
@@ -374,7 +418,7 @@ impl Shard {
         self.check_growable()?;
         self.space(&space)?;
         let count = links.len();
-        let mut by_shard = self.per_shard();
+        let mut by_shard: Vec<Vec<_>> = self.per_shard();
         for (position, (from, link)) in links.into_iter().enumerate() {
             let owner = self.partitioner.owner(self.partitioner.key(&space, &from));
             by_shard[owner.index()].push(LinkItem { position, from, link });
@@ -398,7 +442,7 @@ impl Shard {
     ) -> Result<(), Rejection> {
         self.check_writable()?;
         self.space(&space)?;
-        let mut by_shard = self.per_shard();
+        let mut by_shard: Vec<Vec<_>> = self.per_shard();
         for link in links {
             let owner = self.partitioner.owner(self.partitioner.key(&space, &link.from));
             by_shard[owner.index()].push(link);
@@ -437,7 +481,8 @@ impl Shard {
         recall: Recall,
     ) -> Result<(), Rejection> {
         let config = self.space(&name)?.config.clone();
-        let (partitioner, now) = (self.partitioner, self.now);
+        let (partitioner, now) =
+            (self.partitioner, Moment { now: self.now, lived: self.lived.lived() });
         let begun = RecallRun::begin(recall, name, &config, partitioner, &mut self.analyzer, now)?;
         let (run, asks) = begun;
         self.start(Some(ticket), Then::Recall(run), asks);
@@ -545,6 +590,11 @@ fn unlinked(reply: &Reply) -> u64 {
     *count
 }
 
+fn not_reinforced(reply: Reply) -> Vec<MemoryId> {
+    let Reply::Reinforced(missing) = reply else { unreachable!("reinforcement was asked for") };
+    missing
+}
+
 fn counted(reply: &Reply) -> u64 {
     let Reply::Count(count) = reply else { unreachable!("counts were asked for") };
     *count
@@ -601,6 +651,9 @@ fn merge_stats(replies: Vec<(ShardIx, Reply)>) -> Answer {
         stats.cold_memories += report.cold_memories;
         stats.index_backlog += report.index_backlog;
         stats.association_backlog += report.association_backlog;
+        stats.merged += report.merged;
+        stats.pruned_links += report.pruned_links;
+        stats.traces += report.traces;
         stats.spaces = stats.spaces.max(report.spaces);
         for (part, bytes) in report.memory_bytes {
             match stats.memory_bytes.iter_mut().find(|(p, _)| *p == part) {

@@ -11,8 +11,11 @@ use std::sync::Arc;
 
 use crate::image::{Header, Part, Reader, Unsound, Writer, ensure};
 use crate::key::ShardIx;
+use crate::life::Lived;
+use crate::life::run::{Run, RunCounts, RunId, RunState};
 use crate::mesh::Tell;
 use crate::model::{SpaceName, Timestamp};
+use crate::record::SpaceNumber;
 use crate::space::Space;
 
 use super::{Shard, ShardConfig};
@@ -20,10 +23,12 @@ use super::{Shard, ShardConfig};
 /// What a shard knows when nothing is under way; may be written by another thread.
 pub struct ShardImage {
     clock: Timestamp,
+    lived: Lived,
     sequence: u64,
     next_space: u32,
     dropped_spaces: HashMap<SpaceName, Timestamp>,
     spaces: Vec<Arc<Space>>,
+    runs: Vec<(SpaceNumber, Run)>,
 }
 
 /// What a shard tells the others when its replay is over.
@@ -79,8 +84,9 @@ impl Part for ShardImage {
     const VERSION: u32 = 1;
 
     fn write(&self, out: &mut Writer<'_>) {
-        let Self { clock, sequence, next_space, dropped_spaces, spaces } = self;
+        let Self { clock, lived, sequence, next_space, dropped_spaces, spaces, runs } = self;
         out.time(*clock);
+        out.u32(lived.0);
         out.u64(*sequence);
         out.u32(*next_space);
         out.count(dropped_spaces.len());
@@ -90,10 +96,16 @@ impl Part for ShardImage {
         }
         out.count(spaces.len());
         spaces.iter().for_each(|space| out.part(&**space));
+        out.count(runs.len());
+        for (space, run) in runs {
+            out.u32(space.0);
+            write_run(out, run);
+        }
     }
 
     fn read(input: &mut Reader<'_>) -> Result<Self, Unsound> {
-        let (clock, sequence, next_space) = (input.time()?, input.u64()?, input.u32()?);
+        let (clock, lived) = (input.time()?, Lived(input.u32()?));
+        let (sequence, next_space) = (input.u64()?, input.u32()?);
         let mut dropped_spaces = HashMap::new();
         for _ in 0..input.count()? {
             dropped_spaces.insert(input.space_name()?, input.time()?);
@@ -106,16 +118,49 @@ impl Part for ShardImage {
             spaces.push(Arc::new(space));
         }
         ensure(spaces.iter().any(|s| s.name == SpaceName::default()), "the default space")?;
-        Ok(Self { clock, sequence, next_space, dropped_spaces, spaces })
+        let mut runs = Vec::new();
+        for _ in 0..input.count()? {
+            runs.push((SpaceNumber(input.u32()?), read_run(input)?));
+        }
+        Ok(Self { clock, lived, sequence, next_space, dropped_spaces, spaces, runs })
     }
+}
+
+fn write_run(out: &mut Writer<'_>, run: &Run) {
+    let Run { id, started_at, finished_at, state, threshold, counts } = run;
+    let RunCounts { compared, merged, pruned } = counts;
+    out.u64(id.0);
+    out.time(*started_at);
+    out.u8(u8::from(finished_at.is_some()));
+    out.time(finished_at.unwrap_or_default());
+    out.u8(*state as u8);
+    out.u32(threshold.to_bits());
+    [compared, merged, pruned].into_iter().for_each(|count| out.u64(*count));
+}
+
+fn read_run(input: &mut Reader<'_>) -> Result<Run, Unsound> {
+    let (id, started_at) = (RunId(input.u64()?), input.time()?);
+    let (is_over, at) = (input.u8()? == 1, input.time()?);
+    let number = input.u8()?;
+    let state = RunState::ALL.into_iter().find(|state| *state as u8 == number);
+    Ok(Run {
+        id,
+        started_at,
+        finished_at: is_over.then_some(at),
+        state: state.ok_or(Unsound::Content("the state of a run"))?,
+        threshold: f32::from_bits(input.u32()?),
+        counts: RunCounts { compared: input.u64()?, merged: input.u64()?, pruned: input.u64()? },
+    })
 }
 
 impl Shard {
     /// A shard as it was when the image was made, ready to replay what the log says since.
     pub fn from_image(config: ShardConfig, image: ShardImage) -> Self {
-        let ShardImage { clock, sequence, next_space, dropped_spaces, spaces } = image;
+        let ShardImage { clock, lived, sequence, next_space, dropped_spaces, spaces, runs } = image;
         let mut shard = Self::without_spaces(config);
         shard.clock = clock;
+        shard.lived.heard(lived);
+        shard.lived_recorded = lived;
         shard.sequence = sequence;
         shard.durable = sequence;
         shard.next_space = next_space;
@@ -124,6 +169,7 @@ impl Shard {
             shard.space_numbers.insert(space.name.clone(), space.number);
             shard.spaces.insert(space);
         }
+        runs.into_iter().for_each(|(space, run)| shard.runs.set(space, run));
         shard.untold = Untold::Since(Vec::new());
         shard
     }
@@ -132,10 +178,12 @@ impl Shard {
     pub(super) fn image(&self) -> ShardImage {
         ShardImage {
             clock: self.clock,
+            lived: self.lived.lived(),
             sequence: self.sequence,
             next_space: self.next_space,
             dropped_spaces: self.dropped_spaces.clone(),
             spaces: self.spaces.hold(),
+            runs: self.runs.all().map(|(space, run)| (space, run.clone())).collect(),
         }
     }
 }

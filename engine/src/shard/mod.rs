@@ -9,12 +9,14 @@
 mod associate;
 mod budget;
 mod collect;
+mod consolidate;
 mod demotion;
 mod freeze;
 mod home;
 mod image;
 mod owner;
 mod recovery;
+mod reinforce;
 mod search;
 mod spaces;
 mod table;
@@ -25,6 +27,7 @@ use std::rc::Rc;
 use crate::cold::segment::Extent;
 use crate::cold::{ColdAddress, ColdSegmentId};
 use crate::key::{KeyMap, Partitioner, ShardIx};
+use crate::life::{Lived, LivedClock};
 use crate::mesh::{Ask, Envelope, Message, OpId, Reply, Tell};
 use crate::model::{SpaceName, Timestamp};
 use crate::node::NodeIx;
@@ -36,12 +39,14 @@ use crate::text::Analyzer;
 pub use budget::{Budget, Writes};
 pub use collect::ColdFailure;
 use collect::Collect;
+pub use consolidate::{ConsolidateAsk, ConsolidateReply, MergeItem, Pattern, ScanOf, Scanned};
 use freeze::Freeze;
 pub use freeze::Settled;
 use home::Op;
 pub use image::ShardImage;
 use image::Untold;
 pub(crate) use owner::check_direction;
+pub use reinforce::ReinforceAsk;
 pub(crate) use search::keep_stronger;
 use table::SpaceTable;
 
@@ -79,6 +84,8 @@ pub enum Event {
     Local,
     /// Time passed: operations past their deadline end.
     Tick,
+    /// The server stops: what runs in the background for clients ends where it is.
+    Drain,
 }
 
 /// What the shell has to do, in this order.
@@ -136,6 +143,8 @@ pub struct Shard {
     seed: u64,
     now: Timestamp,
     clock: Timestamp,
+    lived: LivedClock,
+    lived_recorded: Lived,
     analyzer: Analyzer,
     spaces: SpaceTable,
     space_numbers: HashMap<SpaceName, SpaceNumber>,
@@ -160,6 +169,9 @@ pub struct Shard {
     scans: VecDeque<search::Scan>,
     scratch: search::Scratches,
     associations: u32,
+    runs: consolidate::Runs,
+    alike: VecDeque<consolidate::AlikeSearch>,
+    draining: bool,
     demotions: demotion::Demotions,
 }
 
@@ -187,6 +199,8 @@ impl Shard {
             seed: config.seed,
             now: Timestamp::default(),
             clock: Timestamp::default(),
+            lived: LivedClock::default(),
+            lived_recorded: Lived::default(),
             analyzer: Analyzer::new(),
             spaces: SpaceTable::default(),
             space_numbers: HashMap::new(),
@@ -211,6 +225,9 @@ impl Shard {
             scans: VecDeque::new(),
             scratch: search::Scratches::default(),
             associations: 0,
+            runs: consolidate::Runs::default(),
+            alike: VecDeque::new(),
+            draining: false,
             demotions: demotion::Demotions::default(),
         }
     }
@@ -218,11 +235,13 @@ impl Shard {
     /// Does what an event asks for; the effects are fetched by [`Shard::effects`].
     pub fn step(&mut self, now: Timestamp, event: Event) {
         self.now = now;
+        self.lived.advance(now);
         match event {
             Event::Request { ticket, request } => self.on_request(ticket, request),
             Event::Envelope { from, envelope } => {
                 self.clock = self.clock.max(envelope.clock);
                 self.freeze.count_heard(&envelope.message);
+                self.lived.heard(envelope.lived);
                 self.on_message(from, envelope.message);
             }
             Event::Durable { sequence, log_bytes } => {
@@ -240,6 +259,10 @@ impl Shard {
                 }
             }
             Event::Tick => self.on_tick(),
+            Event::Drain => {
+                self.stop_runs();
+                self.record_lived(1);
+            }
         }
     }
 
@@ -283,7 +306,8 @@ impl Shard {
         if self.replaying || self.stands_still() || !self.budget.background {
             return false;
         }
-        self.run_association() | self.run_index_build() | self.run_demotion()
+        let made = self.run_association() | self.run_index_build() | self.run_demotion();
+        made || self.run_alike() || self.run_consolidation()
     }
 
     /// A new timestamp, later than every one given or seen before.
@@ -306,7 +330,7 @@ impl Shard {
             self.local.push_back((to, message));
         } else {
             self.freeze.count_told(&message);
-            let envelope = Envelope { clock: self.clock, message };
+            let envelope = Envelope { clock: self.clock, lived: self.lived.lived(), message };
             self.effects.push(Effect::Send { to, envelope });
         }
     }
@@ -412,6 +436,10 @@ impl Shard {
             Tell::Space { at, config } => return self.on_space(name, at, config),
             Tell::SpaceGone { at } => return self.on_space_gone(name, at),
             Tell::Exchanged => return self.on_exchanged(from),
+            Tell::Return { key } => return self.on_return(name, key),
+            Tell::Used { lived, memories, ways } => {
+                return self.on_used(name, lived, &memories, &ways);
+            }
             _ => {}
         }
         let lost = self.with_space(name, |space, s| apply_tell(space, s, tell, at));
@@ -442,7 +470,14 @@ fn apply_tell(
             space.change_sequence(sequence, member, false, s);
         }
         Tell::SequenceLinks { of, links } => space.set_sequence_links(of, &links, at, s),
-        Tell::Space { .. } | Tell::SpaceGone { .. } | Tell::Exchanged => {
+        Tell::Merged { key, into } => space.merged_elsewhere(key, into),
+        Tell::Absorbed { of, id, into, version } => space.note_source((of, id), into, version, s),
+        Tell::Released { of, into } => space.drop_source(of, into),
+        Tell::Space { .. }
+        | Tell::SpaceGone { .. }
+        | Tell::Exchanged
+        | Tell::Used { .. }
+        | Tell::Return { .. } => {
             unreachable!("handled before a space is looked up")
         }
     }

@@ -16,7 +16,7 @@ use crate::request::{
 };
 use crate::space::{LogAddress, Space};
 
-use super::collect::{Purpose, WHOLE, not_found};
+use super::collect::{Purpose, not_found};
 use super::search::Wanted;
 use super::{Place, Shard};
 
@@ -56,7 +56,7 @@ impl Shard {
                 self.reply(from, op, rows.map(Reply::Links));
             }
             Ask::List { space, after, limit, filter, with } => {
-                let (keys, more) = self.page(&space, after, limit, &filter);
+                let (keys, more) = self.page(&space, after, limit, &filter, with.merged);
                 self.collect(from, op, &space, keys, with, Purpose::Page { more });
             }
             Ask::Count { space, filter } => {
@@ -86,7 +86,7 @@ impl Shard {
                 self.fetch(from, op, &space, keys, &wanted);
             }
             Ask::FetchCold { space, key, with } => {
-                self.collect(from, op, &space, vec![key], WHOLE, Purpose::Promote { with });
+                self.collect(from, op, &space, vec![key], With::ALL, Purpose::Promote { with });
             }
             Ask::Demote { space, keys } => self.on_demote(from, op, space, keys),
             Ask::Expire => self.on_expire(from, op),
@@ -103,10 +103,12 @@ impl Shard {
             }
             Ask::Score(ask, keys) => self.score(from, op, &ask, &keys),
             Ask::Mentions { space, texts } => self.mentions(from, op, &space, &texts),
+            Ask::Reinforce(ask, ids) => self.reinforce(from, op, &ask, ids),
+            Ask::Consolidate(space, ask) => self.consolidate(from, op, &space, ask),
         }
     }
 
-    fn reply_written(&mut self, to: ShardIx, op: OpId, reply: Reply, wait: Wait) {
+    pub(super) fn reply_written(&mut self, to: ShardIx, op: OpId, reply: Reply, wait: Wait) {
         match wait {
             Wait::Durable => self.reply_when_durable(to, op, reply),
             Wait::Applied => self.reply(to, op, Ok(reply)),
@@ -146,10 +148,12 @@ impl Shard {
         for link in memory.links.iter().flatten() {
             space.check_link(None, link)?;
         }
-        let known = node.and_then(|n| space.entry(n, now)).map(|e| (e.created_at, e.arrived_at));
-        let links = match (memory.links, node) {
+        let merged = space.merged.absorbed_one(key).map(|absorbed| &*absorbed.entry);
+        let known = node.and_then(|n| space.entry(n, now)).or(merged);
+        let known = known.map(|e| (e.created_at, e.arrived_at));
+        let links = match (memory.links, known) {
             (Some(links), _) => links,
-            (None, Some(node)) => space.client_links(node),
+            (None, Some(_)) => space.links_of(key),
             (None, None) => Vec::new(),
         };
         let created_at = memory.created_at.or(known.map(|k| k.0)).unwrap_or(arrived_at);
@@ -172,7 +176,7 @@ impl Shard {
     }
 
     /// Applies a put and appends it.
-    fn apply_put(
+    pub(super) fn apply_put(
         &mut self,
         name: &SpaceName,
         key: MemoryKey,
@@ -198,7 +202,7 @@ impl Shard {
             return self.reply(from, op, Err(rejection));
         }
         let purpose = Purpose::Patch { patch, wait };
-        self.collect(from, op, space, vec![key], WHOLE, purpose);
+        self.collect(from, op, space, vec![key], With::ALL, purpose);
     }
 
     /// The record to be patched was read: the patch is applied, unless the memory was written anew
@@ -215,7 +219,7 @@ impl Shard {
         let Some((key, address, put)) = read else {
             return self.reply(from, op, Err(not_found()));
         };
-        match self.existing(space, key).map(|(_, entry)| entry.address) {
+        match self.readable(space, key).map(|entry| entry.address) {
             None => return self.reply(from, op, Err(not_found())),
             Some(newest) if newest != address => {
                 return self.read_for_patch(from, op, space, key, patch, wait);
@@ -261,7 +265,7 @@ impl Shard {
         put.updated_at = self.stamp();
         let space = self.space(name)?;
         check_embedding(space, put.embedding.as_deref())?;
-        put.links = space.live_node(key, self.now).map_or(Vec::new(), |n| space.client_links(n));
+        put.links = space.links_of(key);
         let memory = crate::model::Memory {
             id: put.id.clone(),
             content: put.content.clone(),
@@ -273,6 +277,8 @@ impl Shard {
             expires_at: put.expires_at,
             links: None,
             tier: crate::mesh::LOG_TIER,
+            merged: Vec::new(),
+            merged_into: None,
         };
         self.apply_put(name, key, put, &metadata)?;
         Ok(memory)
@@ -283,8 +289,26 @@ impl Shard {
         let key = self.partitioner.key(name, id);
         let space = self.space(name)?;
         let number = space.number;
-        let node = space.live_node(key, self.now).ok_or_else(not_found)?;
+        let Some(node) = space.live_node(key, self.now) else {
+            return self.forget_merged(name, number, key, id);
+        };
         self.forget_node(name, number, node, id)
+    }
+
+    /// Forgets a memory that was merged into another.
+    fn forget_merged(
+        &mut self,
+        name: &SpaceName,
+        number: record::SpaceNumber,
+        key: MemoryKey,
+        id: &MemoryId,
+    ) -> Result<(), Rejection> {
+        let at = self.stamp();
+        if !self.with_space(name, |space, s| space.delete_absorbed(key, at, s))? {
+            return Err(not_found());
+        }
+        self.append(&Contents::Delete { space: number, at, id: id.clone() }, None);
+        Ok(())
     }
 
     fn forget_node(
@@ -402,6 +426,7 @@ impl Shard {
         after: Option<MemoryKey>,
         limit: usize,
         filter: &Filter,
+        merged: bool,
     ) -> (Vec<MemoryKey>, bool) {
         let Ok(space) = self.space(name) else { return (Vec::new(), false) };
         let compiled = space.metadata.compile(filter);
@@ -411,6 +436,10 @@ impl Shard {
             wanted.then_some(key)
         });
         let mut keys: Vec<MemoryKey> = keys.collect();
+        if merged && filter.is_empty() {
+            let absorbed = space.merged.absorbed().keys().map(|key| MemoryKey(*key));
+            keys.extend(absorbed.filter(|key| after.is_none_or(|a| *key > a)));
+        }
         let more = keys.len() > limit;
         if more {
             keys.select_nth_unstable(limit);
@@ -454,6 +483,9 @@ impl Shard {
             report.cold_memories += space.cold().len() as u64;
             report.index_backlog += space.vectors.as_ref().map_or(0, |v| v.backlog() as u64);
             report.association_backlog += space.association_backlog();
+            report.merged += space.merged.absorbed().len() as u64;
+            report.pruned_links += space.merged.pruned_count();
+            report.traces += space.traces.len() as u64;
             for (part, bytes) in space.memory_bytes() {
                 match report.memory_bytes.iter_mut().find(|(p, _)| *p == part) {
                     Some((_, sum)) => *sum += bytes,

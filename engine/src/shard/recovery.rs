@@ -47,10 +47,9 @@ impl Shard {
                 if let Some(name) = self.name_of(space) {
                     let key = self.partitioner.key(&name, &id);
                     self.replay_on(&name, |space, s| {
-                        if let Some(node) =
-                            space.graph.find(key).filter(|n| space.graph.is_memory(*n))
-                        {
-                            space.delete(node, at, s);
+                        match space.graph.find(key).filter(|n| space.graph.is_memory(*n)) {
+                            Some(node) => drop(space.delete(node, at, s)),
+                            None => drop(space.delete_absorbed(key, at, s)),
                         }
                     });
                 }
@@ -75,6 +74,20 @@ impl Shard {
                         space.unlink(&LinkName { from, to, kind }, s);
                     });
                 }
+            }
+            Contents::Traces(traces) => self.replay_traces(traces),
+            Contents::Merge(merge) => self.replay_merge(merge),
+            Contents::Prune { space, run, from, links } => {
+                self.replay_prune(space, run, from, links);
+            }
+            Contents::Run { space, run } => {
+                self.saw(run.finished_at.unwrap_or(run.started_at));
+                self.runs.set(space, run);
+            }
+            Contents::Unprune { space, run } => self.replay_unprune(space, run),
+            Contents::Lived(lived) => {
+                self.lived.heard(lived);
+                self.lived_recorded = self.lived_recorded.max(lived);
             }
             Contents::Demote(demoted) => self.replay_demote(&demoted, address)?,
         }
@@ -106,7 +119,7 @@ impl Shard {
         Ok(())
     }
 
-    fn replay_on(
+    pub(super) fn replay_on(
         &mut self,
         name: &SpaceName,
         f: impl FnOnce(&mut crate::space::Space, &mut crate::space::Surroundings<'_>),
@@ -116,7 +129,7 @@ impl Shard {
         assert!(applied.is_ok(), "the space was found by its number");
     }
 
-    fn name_of(&self, number: SpaceNumber) -> Option<SpaceName> {
+    pub(super) fn name_of(&self, number: SpaceNumber) -> Option<SpaceName> {
         self.spaces.get(&number).map(|space| space.name.clone())
     }
 
@@ -132,7 +145,9 @@ impl Shard {
     /// Replay is over: tells the other shards what they need to know, then that it has.
     pub fn start_exchange(&mut self, now: Timestamp) {
         self.now = now;
+        self.lived.advance(now);
         self.replaying = false;
+        self.runs.interrupted();
         let names: Vec<SpaceName> = self.space_numbers.keys().cloned().collect();
         let dropped: Vec<_> = self.dropped_spaces.iter().map(|(n, at)| (n.clone(), *at)).collect();
         for (name, at) in dropped {

@@ -14,6 +14,7 @@ use crate::fixed::{Activation, WEIGHT_ONE, weight_of};
 use crate::fuse::Recipe;
 use crate::graph::{Edge, KindIx};
 use crate::key::{KeyMap, MemoryKey, ShardIx};
+use crate::life::{Lift, Lived};
 use crate::limits;
 use crate::mesh::{
     AutomaticKind, Found, HopAsk, Hopped, LexicalAsk, LexicalFound, Mention, Neighbours, OpId,
@@ -22,7 +23,7 @@ use crate::mesh::{
 use crate::model::{LinkKind, SpaceName, Timestamp};
 use crate::node::NodeIx;
 use crate::request::With;
-use crate::space::Space;
+use crate::space::{Space, way_trace};
 use crate::terms::SharedTermKey;
 use crate::text::{self, Bm25Query};
 use crate::vector::{self, Accept, Hit, Progress, Scope, Search};
@@ -34,7 +35,7 @@ use super::collect::Purpose;
 #[derive(Default)]
 pub(super) struct Scratches {
     text: text::Scratch,
-    vector: vector::Scratch,
+    pub(super) vector: vector::Scratch,
     pulses: hashbrown::HashMap<u32, u64, crate::key::KeyHashBuilder>,
     via: KeyMap<Via>,
     ways: Vec<Way>,
@@ -230,11 +231,11 @@ impl Shard {
     }
 
     pub(super) fn score(&mut self, from: ShardIx, op: OpId, ask: &ScoreAsk, keys: &[MemoryKey]) {
-        let scores = match self.space(&ask.space) {
-            Ok(space) => scores(space, ask, keys, self.now),
-            Err(_) => vec![0.0; keys.len()],
+        let (scores, lifts) = match self.space(&ask.space) {
+            Ok(space) => (scores(space, ask, keys, self.now), lifts(space, keys, ask.lived)),
+            Err(_) => (vec![0.0; keys.len()], Vec::new()),
         };
-        self.reply(from, op, Ok(Reply::Scores(scores)));
+        self.reply(from, op, Ok(Reply::Scored { scores, lifts }));
     }
 
     pub(super) fn term_members(
@@ -316,6 +317,7 @@ fn probe_text(space: &Space, probe: &Probe, now: Timestamp) -> Probed {
         ids: probe.ids.iter().copied().filter(|k| space.live_node(*k, now).is_some()).collect(),
         attributes,
         neighbours: Vec::new(),
+        traced: !space.traces.is_empty(),
     }
 }
 
@@ -340,7 +342,19 @@ fn neighbours(space: &Space, keys: impl Iterator<Item = MemoryKey>) -> Neighbour
     links.collect()
 }
 
+/// What use has done to those of `keys` that were used.
+fn lifts(space: &Space, keys: &[MemoryKey], lived: Lived) -> Vec<(MemoryKey, Lift)> {
+    if space.traces.is_empty() {
+        return Vec::new();
+    }
+    let lift = |key: &MemoryKey| space.traces.lift(*key, lived, space.config.half_life_s);
+    keys.iter().filter_map(|key| Some((*key, lift(key)?))).collect()
+}
+
 fn scores(space: &Space, ask: &ScoreAsk, keys: &[MemoryKey], now: Timestamp) -> Vec<f32> {
+    if ask.terms.is_empty() {
+        return vec![0.0; keys.len()];
+    }
     let query = Bm25Query {
         terms: &ask.terms,
         average_length: ask.average_length,
@@ -427,14 +441,19 @@ impl Followed {
 
     /// The ways that leave a node: its own links, and the mentions of it, weakly, backwards.
     fn ways<'a>(&'a self, space: &'a Space, node: NodeIx) -> impl Iterator<Item = Way> + 'a {
-        let follows = |e: &&Edge| {
-            e.is_live() && self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&e.kind()))
+        let leads = |e: &Edge| {
+            let merged = || space.merged.alias(space.graph.key(e.node)).is_some();
+            e.is_live() || (!space.merged.has_no_aliases() && merged())
+        };
+        let follows = move |e: &&Edge| {
+            leads(e) && self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&e.kind()))
         };
         let out = space.graph.outward(node).iter().filter(follows);
-        let out = out.map(|e| Way { to: e.node, weight: e.weight, kind: Some(e.kind()) });
+        let way = |e: &Edge| Way { to: e.node, weight: u32::from(e.weight), kind: Some(e.kind()) };
+        let out = out.map(way);
         let named = |e: &&Edge| e.is_automatic() && Some(e.kind()) == self.back;
         let back = space.graph.inward(node).iter().filter(named);
-        let weight = |e: &Edge| ((f32::from(e.weight) * MENTION_BACK) as u16).max(1);
+        let weight = |e: &Edge| ((f32::from(e.weight) * MENTION_BACK) as u32).max(1);
         out.chain(back.map(move |e| Way { to: e.node, weight: weight(e), kind: None }))
     }
 }
@@ -443,7 +462,7 @@ impl Followed {
 #[derive(Clone, Copy)]
 struct Way {
     to: NodeIx,
-    weight: u16,
+    weight: u32,
     kind: Option<KindIx>,
 }
 
@@ -481,9 +500,11 @@ fn run_hop(
         hopped.held = held.iter().fold(0, |all, held| all | held);
     }
     hopped.pulses.reserve(scratch.pulses.len());
+    let direct = space.merged.has_no_aliases();
     for (node, amount) in &scratch.pulses {
         let key = space.graph.key(NodeIx(*node));
-        hopped.pulses.push((key, Activation(*amount)));
+        let to = if direct { key } else { space.merged.alias(key).unwrap_or(key) };
+        hopped.pulses.push((to, Activation(*amount)));
         if ask.explain {
             let via = scratch.via.remove(&key.0).expect("each pulse notes its strongest source");
             hopped.via.push(via);
@@ -508,16 +529,19 @@ fn spread_from(
         scratch.ways = ways;
         return;
     }
+    let from = space.graph.key(node);
+    let lifted = lift_ways(space, from, ask.lived, &mut ways).unwrap_or(total);
     let fan_out = ask.fan_out as usize;
     if ways.len() > fan_out {
-        let order = |w: &Way| (u16::MAX - w.weight, space.graph.key(w.to), kind_name(space, *w));
+        let order = |w: &Way| (u32::MAX - w.weight, space.graph.key(w.to), kind_name(space, *w));
         ways.select_nth_unstable_by_key(fan_out, order);
         ways.truncate(fan_out);
     }
-    let total = total as f64 / f64::from(WEIGHT_ONE);
-    let norm = Activation::from_f64(total.powf(-Recipe::STATEMENT.fan_out_exponent));
+    let weight = total as f64 / f64::from(WEIGHT_ONE);
+    let norm = Activation::from_f64(weight.powf(-Recipe::STATEMENT.fan_out_exponent));
+    // What use adds to one way the others lose: no memory ever sends more than unused.
+    let norm = if lifted == total { norm } else { norm.share(total, lifted) };
     let each = activation.times(norm);
-    let from = space.graph.key(node);
     hopped.links += ways.len() as u64;
     for &way in &ways {
         let amount = each.through(way.weight);
@@ -532,10 +556,30 @@ fn spread_from(
     scratch.ways = ways;
 }
 
+/// Weighs ways by what use did to them; what they weigh together then, where any was used.
+fn lift_ways(space: &Space, from: MemoryKey, lived: Lived, ways: &mut [Way]) -> Option<u64> {
+    let traces = space.traces.ways_of(from);
+    if traces.is_empty() {
+        return None;
+    }
+    let back = space.graph.find_kind(&mentioned_by());
+    for way in ways.iter_mut() {
+        let end = way.kind.or(back).map(|kind| (space.graph.key(way.to), kind));
+        if let Some(trace) = end.and_then(|(to, kind)| way_trace(traces, to, kind)) {
+            way.weight = trace.lift(lived, space.config.half_life_s).of(way.weight).max(1);
+        }
+    }
+    Some(ways.iter().map(|way| u64::from(way.weight)).sum())
+}
+
+fn mentioned_by() -> LinkKind {
+    LinkKind::new(MENTIONED_BY).expect("a valid kind")
+}
+
 fn kind_name(space: &Space, way: Way) -> Arc<LinkKind> {
     match way.kind {
         Some(kind) => space.graph.kind(kind).clone(),
-        None => Arc::new(LinkKind::new(MENTIONED_BY).expect("a valid kind")),
+        None => Arc::new(mentioned_by()),
     }
 }
 

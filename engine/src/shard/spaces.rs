@@ -61,6 +61,7 @@ impl Shard {
     pub(super) fn remove_space(&mut self, name: &SpaceName, at: Timestamp) {
         if let Some(number) = self.space_numbers.remove(name) {
             self.spaces.remove(&number);
+            self.runs.forget(number);
         }
         self.untold.forget(name);
         self.dropped_spaces.insert(name.clone(), at);

@@ -9,12 +9,14 @@ use std::collections::VecDeque;
 use crate::cold::{ColdAddress, ColdMemories, ColdSegmentId};
 use crate::image::{Part, Reader, Unsound, Writer, ensure};
 use crate::key::{KeyMap, MemoryKey};
-use crate::mesh::Member;
+use crate::life::run::RunId;
+use crate::mesh::{AutomaticKind, Member};
 use crate::model::{Metric, SpaceConfig, VectorEncoding};
 use crate::node::NodeIx;
 use crate::record::SpaceNumber;
 use crate::text::TermKey;
 
+use super::merged::{Absorbed, Into, Merged, PrunedLink};
 use super::{Entry, LogAddress, Space};
 
 impl Part for Space {
@@ -34,6 +36,8 @@ impl Part for Space {
             terms,
             attributes,
             metadata,
+            traces,
+            merged,
             sequences,
             entries,
             cold,
@@ -62,6 +66,8 @@ impl Part for Space {
         out.part(terms);
         out.part(attributes);
         out.part(metadata);
+        out.part(traces);
+        out.part(merged);
         write_map(out, sequences, |out, members| {
             out.count(members.len());
             members.iter().for_each(|member| write_member(out, member));
@@ -90,6 +96,7 @@ impl Part for Space {
         let vectors = if input.u8()? == 1 { Some(input.part()?) } else { None };
         let (text, names, terms) = (input.part()?, input.part()?, input.part()?);
         let (attributes, metadata) = (input.part()?, input.part()?);
+        let (traces, merged) = (input.part()?, input.part()?);
         let sequences = read_map(input, |input| {
             let count = input.count()?;
             let mut members = input.room(count);
@@ -122,6 +129,8 @@ impl Part for Space {
             terms,
             attributes,
             metadata,
+            traces,
+            merged,
             sequences,
             entries,
             cold,
@@ -218,28 +227,31 @@ fn write_entries(out: &mut Writer<'_>, entries: &[Option<Box<Entry>>]) {
     out.count(entries.len());
     for entry in entries {
         out.u8(u8::from(entry.is_some()));
-        let Some(entry) = entry else { continue };
-        let Entry {
-            id,
-            created_at,
-            arrived_at,
-            updated_at,
-            expires_at,
-            address: LogAddress { segment, offset, head_bytes, tail_bytes },
-            sequence,
-            queued,
-        } = &**entry;
-        out.text(id.as_str());
-        for time in [created_at, arrived_at, updated_at, expires_at] {
-            out.time(*time);
-        }
-        for value in [segment, offset, head_bytes, tail_bytes] {
-            out.u32(*value);
-        }
-        out.u8(u8::from(sequence.is_some()));
-        out.u64(sequence.unwrap_or(0));
-        out.u8(u8::from(*queued));
+        entry.iter().for_each(|entry| write_entry(out, entry));
     }
+}
+
+fn write_entry(out: &mut Writer<'_>, entry: &Entry) {
+    let Entry {
+        id,
+        created_at,
+        arrived_at,
+        updated_at,
+        expires_at,
+        address: LogAddress { segment, offset, head_bytes, tail_bytes },
+        sequence,
+        queued,
+    } = entry;
+    out.text(id.as_str());
+    for time in [created_at, arrived_at, updated_at, expires_at] {
+        out.time(*time);
+    }
+    for value in [segment, offset, head_bytes, tail_bytes] {
+        out.u32(*value);
+    }
+    out.u8(u8::from(sequence.is_some()));
+    out.u64(sequence.unwrap_or(0));
+    out.u8(u8::from(*queued));
 }
 
 fn read_entries(input: &mut Reader<'_>) -> Result<Vec<Option<Box<Entry>>>, Unsound> {
@@ -302,6 +314,69 @@ fn read_cold(input: &mut Reader<'_>) -> Result<ColdMemories, Unsound> {
         cold.insert(key, address);
     }
     Ok(cold)
+}
+
+impl Part for Merged {
+    const NAME: &'static str = "merged";
+    const VERSION: u32 = 1;
+
+    fn write(&self, out: &mut Writer<'_>) {
+        let Self { absorbed, sources, elsewhere, pruned } = self;
+        write_map(out, absorbed, |out, one| {
+            let Absorbed { entry, into: Into { key, id, version }, run, returning: _ } = one;
+            write_entry(out, entry);
+            out.u64(key.0);
+            out.text(id.as_str());
+            out.time(*version);
+            out.u64(run.0);
+        });
+        write_map(out, sources, |out, sources| {
+            out.count(sources.len());
+            for (key, id) in sources {
+                out.u64(key.0);
+                out.text(id.as_str());
+            }
+        });
+        write_map(out, elsewhere, |out, key| out.u64(key.0));
+        write_map(out, pruned, |out, links| {
+            out.count(links.len());
+            for PrunedLink { to, kind, run } in links {
+                out.u64(to.0);
+                out.u8(*kind as u8);
+                out.u64(run.0);
+            }
+        });
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self, Unsound> {
+        let absorbed = read_map(input, |input| {
+            let entry = Box::new(read_entry(input)?);
+            let (key, id) = (MemoryKey(input.u64()?), input.id()?);
+            let (version, run) = (input.time()?, RunId(input.u64()?));
+            Ok(Absorbed { entry, into: Into { key, id, version }, run, returning: false })
+        })?;
+        let sources = read_map(input, |input| {
+            let count = input.count()?;
+            let mut sources = input.room(count);
+            for _ in 0..count {
+                sources.push((MemoryKey(input.u64()?), input.id()?));
+            }
+            Ok(sources)
+        })?;
+        let elsewhere = read_map(input, |input| Ok(MemoryKey(input.u64()?)))?;
+        let pruned = read_map(input, |input| {
+            let count = input.count()?;
+            let mut links = input.room(count);
+            for _ in 0..count {
+                let (to, kind) = (MemoryKey(input.u64()?), input.u8()?);
+                let kind = AutomaticKind::ALL.into_iter().find(|known| *known as u8 == kind);
+                let kind = kind.ok_or(Unsound::Content("a pruned link"))?;
+                links.push(PrunedLink { to, kind, run: RunId(input.u64()?) });
+            }
+            Ok(links)
+        })?;
+        Ok(Self { absorbed, sources, elsewhere, pruned })
+    }
 }
 
 fn write_map<V>(out: &mut Writer<'_>, map: &KeyMap<V>, mut write: impl FnMut(&mut Writer<'_>, &V)) {

@@ -8,6 +8,8 @@
 mod association;
 mod cold;
 mod image;
+mod merged;
+mod traces;
 
 use std::collections::VecDeque;
 
@@ -28,6 +30,9 @@ use crate::sequence;
 use crate::terms::{self, TermIndex};
 use crate::text::{Analyzer, TermKey, TextIndex};
 use crate::vector::VectorIndex;
+
+pub use merged::{Absorbed, Into, Merged, PrunedLink};
+pub use traces::{Traces, WayTrace, way_trace};
 
 /// Where a record lies in the log of its shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,6 +118,10 @@ pub struct Space {
     pub attributes: AttributeIndex,
     /// Metadata.
     pub metadata: MetadataIndex,
+    /// What use has left.
+    pub traces: Traces,
+    /// What consolidation has done.
+    pub merged: Merged,
     /// Sequences that are kept here.
     sequences: KeyMap<Vec<Member>>,
     entries: Vec<Option<Box<Entry>>>,
@@ -152,6 +161,8 @@ impl Space {
             terms: TermIndex::new(),
             attributes: AttributeIndex::new(),
             metadata: MetadataIndex::new(),
+            traces: Traces::default(),
+            merged: Merged::default(),
             sequences: KeyMap::default(),
             entries: Vec::new(),
             cold: ColdMemories::default(),
@@ -253,6 +264,11 @@ impl Space {
             .collect()
     }
 
+    /// The client links that leave a memory, whether it is merged or not.
+    pub fn links_of(&self, key: MemoryKey) -> Vec<Link> {
+        self.graph.find(key).map_or(Vec::new(), |node| self.client_links(node))
+    }
+
     /// Stores or replaces a memory; true where it is new.
     pub fn put(
         &mut self,
@@ -263,10 +279,16 @@ impl Space {
     ) -> NodeIx {
         let node = self.graph.intern(key, false);
         self.grow_entries(node);
-        let existed = self.entries[node.index()].is_some();
-        if existed {
+        let existed = self.entries[node.index()].as_deref().map(|entry| entry.updated_at);
+        if let Some(version) = existed {
             self.unindex(node, s);
+            self.merged.forget_pruned(key);
+            if version != put.updated_at {
+                self.return_sources(key, s);
+            }
         }
+        self.release_absorbed(key, s);
+        let existed = existed.is_some();
         self.insert_entry(node, put, metadata);
         self.index(node, put, metadata, s);
         self.replace_client_links(node, &put.links, put.updated_at, s);
@@ -417,7 +439,10 @@ impl Space {
         self.tell_linkers(node, s, |key| Tell::Gone { key });
         self.unindex(node, s);
         self.remove_all_out(node, s);
+        self.return_sources(key, s);
+        self.merged.forget_pruned(key);
         self.memories -= 1;
+        self.traces.forget(key);
         self.deleted_at.insert(key.0, at);
         self.graph.set_exists(node, false);
         let lost = self.drop_links_to(node);
@@ -462,6 +487,7 @@ impl Space {
             s.tell_owner(key, Tell::LinkGone { from, to: key, kind, automatic });
         }
         let lost = self.drop_links_to(node);
+        self.merged.set_elsewhere(key, None);
         self.foreign_ids.remove(&key.0);
         if let Some(node) = self.graph.find(key) {
             self.graph.release(node);
@@ -474,6 +500,7 @@ impl Space {
     pub fn live(&mut self, key: MemoryKey) {
         if let Some(node) = self.graph.find(key) {
             self.graph.set_exists(node, true);
+            self.merged.set_elsewhere(key, None);
         }
     }
 
@@ -636,6 +663,9 @@ impl Space {
         self.graph.put_link_in(from, to, name, link.weight);
         if self.graph.exists(to) {
             s.tells.push((from_shard, Tell::Live { key: link.to }));
+        } else if let Some(absorbed) = self.merged.absorbed_one(link.to) {
+            let tell = Tell::Merged { key: link.to, into: absorbed.into.key };
+            s.tells.push((from_shard, tell));
         }
     }
 
@@ -699,6 +729,9 @@ impl Space {
     ) {
         let kind_name = LinkKind::new(kind.as_str()).expect("names of automatic kinds are valid");
         let Ok(number) = self.graph.intern_kind(&kind_name) else { return };
+        if self.merged.is_pruned(self.graph.key(node), to, kind) {
+            return;
+        }
         if self.graph.outward(node).len() >= limits::LINKS_PER_MEMORY_MAX {
             return;
         }
@@ -754,6 +787,8 @@ impl Space {
         parts.extend(self.terms.memory_bytes());
         parts.extend(self.attributes.memory_bytes());
         parts.extend(self.metadata.memory_bytes());
+        parts.push(("traces", self.traces.memory_bytes()));
+        parts.push(("merged", self.merged.memory_bytes()));
         parts
     }
 
@@ -773,6 +808,7 @@ impl Space {
                 self.enqueue(node, None);
             }
         }
+        self.exchange_merged(s);
         self.link_times = KeyMap::default();
     }
 

@@ -54,7 +54,7 @@ fn everywhere(cues: Vec<Cue>, with: With) -> Recall {
 }
 
 /// Without contents a cold memory is found and stays cold.
-const BARE: With = With { content: false, metadata: false, embedding: false, links: false };
+const BARE: With = With::NONE;
 
 fn answers(cluster: &mut Cluster) -> Vec<String> {
     let mut random = Random::new(99);
@@ -68,7 +68,7 @@ fn answers(cluster: &mut Cluster) -> Vec<String> {
 }
 
 fn read(cluster: &mut Cluster, name: &str) -> Outcome {
-    let with = With { content: true, metadata: true, embedding: true, links: true };
+    let with = With { links: true, ..With::ALL };
     cluster.call(0, Request::Read { space: space(), id: id(name), with })
 }
 

@@ -2,8 +2,10 @@
 
 mod agreement;
 mod cold;
+mod consolidation;
 mod images;
 mod isolation;
+mod life;
 mod writes;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -207,6 +209,26 @@ impl Cluster {
             (view.kind, view.head.to_vec(), view.tail.to_vec())
         };
         self.logs.iter().flatten().map(view).collect()
+    }
+
+    /// Lets seconds pass, in steps of at most an hour.
+    pub fn live(&mut self, seconds: i64) {
+        let end = self.now + seconds * 1_000_000;
+        while self.now < end {
+            self.set_clock((self.now + 3_600_000_000).min(end));
+        }
+    }
+
+    /// Every shard's clock shows another time.
+    pub fn set_clock(&mut self, now: i64) {
+        self.now = now;
+        for me in 0..self.shards.len() {
+            self.step(me, Event::Tick);
+        }
+    }
+
+    pub fn now(&self) -> i64 {
+        self.now
     }
 
     /// Runs until nothing is under way or left to do.

@@ -20,7 +20,7 @@ use super::idempotency::Key;
 use super::route::Operation;
 use super::uri::{Query, invalid};
 use super::uuid::Uuids;
-use crate::auth::{Grant, Guard};
+use crate::auth::{Grant, Guard, Role};
 use crate::backend::Backend;
 use crate::error::{Checked, Fault, Problem};
 use crate::json::reader::{self, Reader};
@@ -125,6 +125,16 @@ impl<'a, B: Backend> Call<'a, B> {
         }
     }
 
+    /// What changes something is not for keys that only read.
+    pub fn may_write(&self) -> Checked<()> {
+        match &self.grant {
+            Some(grant) if grant.role < Role::Write => {
+                Err(Problem::new(Fault::Forbidden, "the key is for reading only"))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     fn reached(&self, space: SpaceName) -> Checked<SpaceName> {
         if self.reaches(&space) {
             return Ok(space);
@@ -164,6 +174,11 @@ impl<'a, B: Backend> Call<'a, B> {
         for part in query.get("with").into_iter().flat_map(|parts| parts.split(',')) {
             with_part(&mut with, part).map_err(|problem| invalid("with", &problem.detail))?;
         }
+        with.merged = match query.get("include_merged") {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(_) => return Err(invalid("include_merged", "expected true or false")),
+        };
         Ok(with)
     }
 

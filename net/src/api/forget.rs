@@ -20,7 +20,6 @@ use crate::json::view::to_json;
 
 /// Memories that are being forgotten at once.
 const AT_ONCE: usize = 32;
-const NOTHING: With = With { content: false, metadata: false, embedding: false, links: false };
 
 #[derive(Serialize)]
 struct Forgotten {
@@ -69,7 +68,7 @@ async fn forget_filtered<B: Backend>(
             limit: limits::PAGE_MEMORIES_MAX,
             cursor,
             filter: filter.clone(),
-            with: NOTHING,
+            with: With::NONE,
         };
         let (memories, next) = match call.ask(request).await? {
             Answer::Page { memories, next_cursor } => (memories, next_cursor),

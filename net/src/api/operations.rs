@@ -9,7 +9,7 @@ use std::time::Instant;
 use engram_engine::limits;
 use engram_engine::model::NewMemory;
 use engram_engine::request::{
-    Answer, Code, Direction, Rejection, Request, StoreMode, Stored, With,
+    Answer, Code, Direction, Recall, Rejection, Request, StoreMode, Stored, With,
 };
 use http::StatusCode;
 use serde::Serialize;
@@ -20,11 +20,11 @@ use super::route::Operation;
 use super::slice::Slice;
 use super::together;
 use super::uri::{encoded_segment, invalid};
-use super::{forget, health, idempotency, ndjson};
+use super::{consolidate, forget, health, idempotency, ndjson};
 use crate::backend::Backend;
 use crate::error::{Checked, Fault, Problem};
 use crate::json::reader::{Reader, document};
-use crate::json::{link, memory, recall, space, view};
+use crate::json::{link, memory, recall, reinforce, space, view};
 
 /// Recalls of one batch that are under way at once.
 const RECALLS_AT_ONCE: usize = 8;
@@ -64,12 +64,12 @@ pub async fn perform<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
         Operation::OpenApi => Ok(health::openapi()),
         Operation::Console => Ok(health::console()),
         Operation::Forget => forget::forget(call).await,
-        Operation::Reinforce
-        | Operation::StartConsolidation
-        | Operation::ListConsolidations
-        | Operation::GetConsolidation
-        | Operation::UndoConsolidation
-        | Operation::StartSnapshot
+        Operation::Reinforce => reinforce(call).await,
+        Operation::StartConsolidation => consolidate::start(call).await,
+        Operation::ListConsolidations => consolidate::list(call).await,
+        Operation::GetConsolidation => consolidate::get(call).await,
+        Operation::UndoConsolidation => consolidate::undo(call).await,
+        Operation::StartSnapshot
         | Operation::ListSnapshots
         | Operation::GetSnapshot
         | Operation::PutSnapshot
@@ -282,10 +282,29 @@ async fn get_links<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
     }
 }
 
+/// Says how useful memories were.
+async fn reinforce<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
+    let query = call.query()?;
+    let (space, wait) = (call.space(&query)?, call.wait(&query)?);
+    let (ids, outcome) = call.json(reinforce::read).await?;
+    match call.ask(Request::Reinforce { space, ids, outcome, wait }).await? {
+        Answer::Reinforced { reinforced, missing, durable } => {
+            Ok(Answered::json(view::reinforced(reinforced, &missing, durable)))
+        }
+        other => unexpected(&other),
+    }
+}
+
+/// A recall that reinforces is a write.
+fn allowed<B: Backend>(call: &Call<'_, B>, recall: &Recall) -> Checked<()> {
+    if recall.reinforce { call.may_write().map_err(|p| p.under("reinforce")) } else { Ok(()) }
+}
+
 async fn recall<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
     let query = call.query()?;
     let space = call.space(&query)?;
     let recall = call.json(recall::read).await?;
+    allowed(call, &recall)?;
     let (with, explain) = (recall.with, recall.explain);
     let start = Instant::now();
     match call.ask(Request::Recall { space, recall: Box::new(recall) }).await? {
@@ -302,6 +321,7 @@ async fn recall_batch<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
     let query = call.query()?;
     let space = call.space(&query)?;
     let recalls = call.json(recall::read_batch).await?;
+    recalls.iter().try_for_each(|one| allowed(call, one))?;
     let shown: Vec<(With, bool)> = recalls.iter().map(|one| (one.with, one.explain)).collect();
     let core = call.core;
     let asked = recalls.into_iter().map(|recall| {

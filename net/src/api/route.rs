@@ -37,10 +37,10 @@ macro_rules! operations {
 
 operations! {
     StoreMemory "store_memory" POST "/api/v1/memories" ["space" "wait"] Write
-    ListMemories "list_memories" GET "/api/v1/memories" ["space" "limit" "cursor" "filter" "with"] Read
+    ListMemories "list_memories" GET "/api/v1/memories" ["space" "limit" "cursor" "filter" "with" "include_merged"] Read
     StoreBatch "store_batch" POST "/api/v1/memories/batch" ["space" "wait"] Write
     PutMemory "put_memory" PUT "/api/v1/memories/{id}" ["space" "wait"] Write
-    GetMemory "get_memory" GET "/api/v1/memories/{id}" ["space" "with"] Read
+    GetMemory "get_memory" GET "/api/v1/memories/{id}" ["space" "with" "include_merged"] Read
     PatchMemory "patch_memory" PATCH "/api/v1/memories/{id}" ["space" "wait"] Write
     DeleteMemory "delete_memory" DELETE "/api/v1/memories/{id}" ["space" "wait"] Write
     GetLinks "get_links" GET "/api/v1/memories/{id}/links" ["space" "direction" "kind"] Read
@@ -49,7 +49,7 @@ operations! {
     DeleteLinks "delete_links" DELETE "/api/v1/links" ["space" "wait"] Write
     Recall "recall" POST "/api/v1/recall" ["space"] Read
     RecallBatch "recall_batch" POST "/api/v1/recall/batch" ["space"] Read
-    Reinforce "reinforce" POST "/api/v1/reinforce" ["space"] Write
+    Reinforce "reinforce" POST "/api/v1/reinforce" ["space" "wait"] Write
     Forget "forget" POST "/api/v1/forget" ["space" "wait"] Write
     StartConsolidation "start_consolidation" POST "/api/v1/consolidations" ["space"] Admin
     ListConsolidations "list_consolidations" GET "/api/v1/consolidations" ["space"] Read

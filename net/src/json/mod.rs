@@ -4,6 +4,7 @@
 //!
 //! *Not here*: framing, content types and sizes of bodies (`body`), problems (`error`).
 
+pub mod consolidate;
 pub mod embedding;
 pub mod filter;
 pub mod forget;
@@ -11,6 +12,7 @@ pub mod link;
 pub mod memory;
 pub mod reader;
 pub mod recall;
+pub mod reinforce;
 pub mod space;
 pub mod time;
 pub mod view;

@@ -30,6 +30,7 @@ pub const FIELDS: &[&str] = &[
     "explain",
     "reinforce",
     "with",
+    "include_merged",
     "timeout_ms",
 ];
 /// Fields of a cue.
@@ -67,7 +68,8 @@ fn recall_field(recall: &mut Recall, reader: &mut Reader<'_>, name: &str) -> Che
         "exact" => recall.exact = reader.boolean()?,
         "explain" => recall.explain = reader.boolean()?,
         "reinforce" => recall.reinforce = reader.boolean()?,
-        "with" => recall.with = with(reader)?,
+        "with" => recall.with = With { merged: recall.with.merged, ..with(reader)? },
+        "include_merged" => recall.with.merged = reader.boolean()?,
         "timeout_ms" => recall.timeout_ms = whole(reader, 1, limits::TIMEOUT_MS_MAX)?,
         other => unreachable!("{other} is in FIELDS without being read"),
     }
@@ -172,7 +174,7 @@ fn tiers(reader: &mut Reader<'_>) -> Checked<Vec<Tier>> {
 }
 
 fn with(reader: &mut Reader<'_>) -> Checked<With> {
-    let mut with = With { content: false, metadata: false, embedding: false, links: false };
+    let mut with = With::NONE;
     reader.elements(4, |reader, _| with_part(&mut with, &reader.string()?))?;
     Ok(with)
 }

@@ -1,6 +1,7 @@
 //! What a space is, as clients send it.
 //!
-//! *Invariants*: what is not given has the value of `SpaceConfig::default`.
+//! *Invariants*: what is not given has the value of `SpaceConfig::default`; `null` is the same,
+//! but for `half_life`, where it says that nothing fades.
 //!
 //! *Not here*: what of a space may change later (`engine`).
 
@@ -23,6 +24,9 @@ pub fn read(reader: &mut Reader<'_>) -> Checked<SpaceConfig> {
     let mut config = SpaceConfig::default();
     reader.fields(FIELDS, |reader, field| {
         if reader.null()? {
+            if FIELDS[field] == "half_life" {
+                config.half_life_s = None;
+            }
             return Ok(());
         }
         match FIELDS[field] {

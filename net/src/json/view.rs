@@ -4,7 +4,8 @@
 //!
 //! *Not here*: statuses and headers (`routes`).
 
-use engram_engine::model::{LinkView, Memory, Metadata, Tier, Timestamp};
+use engram_engine::life::run::{Merge, RunView};
+use engram_engine::model::{LinkView, Memory, MemoryId, Metadata, Tier, Timestamp};
 use engram_engine::request::{
     PathStep, Phase, Recalled, RecalledMemory, Rejection, SpaceView, Stats, Stored, With,
 };
@@ -45,6 +46,8 @@ fn memory_json(memory: &Memory, with: With) -> MemoryJson<'_, impl Serialize + '
         metadata: with.metadata.then_some(&memory.metadata),
         confidence: memory.confidence,
         links: with.links.then(|| links(memory.links.as_deref().unwrap_or_default())),
+        merged: with.merged.then(|| memory.merged.iter().map(MemoryId::as_str).collect()),
+        merged_into: memory.merged_into.as_ref().map(MemoryId::as_str),
         created_at: memory.created_at,
         updated_at: memory.updated_at,
         expires_at: memory.expires_at,
@@ -173,6 +176,73 @@ pub fn linked(verdicts: &[Result<(), Rejection>], durable: bool) -> Vec<u8> {
         .collect();
     let refused = refusals.len();
     to_json(&View { linked: verdicts.len() - refused, refused, durable, refusals })
+}
+
+/// What became of a reinforcement.
+pub fn reinforced(reinforced: u64, missing: &[MemoryId], durable: bool) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct View<'a> {
+        reinforced: u64,
+        missing: Vec<&'a str>,
+        durable: bool,
+    }
+    let missing = missing.iter().map(MemoryId::as_str).collect();
+    to_json(&View { reinforced, missing, durable })
+}
+
+/// A consolidation; what it merged is listed where `whole` is set.
+pub fn run(view: &RunView, whole: bool) -> impl Serialize + '_ {
+    #[derive(Serialize)]
+    struct View<'a> {
+        id: String,
+        space: &'a str,
+        state: &'static str,
+        phase: &'static str,
+        dry_run: bool,
+        threshold: f32,
+        #[serde(serialize_with = "time::serialize")]
+        started_at: Timestamp,
+        #[serde(serialize_with = "time::serialize_option")]
+        finished_at: Option<Timestamp>,
+        progress: f64,
+        compared: u64,
+        merged: u64,
+        pruned: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        merges: Option<Vec<MergeJson<'a>>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        more_merges: Option<bool>,
+    }
+    #[derive(Serialize)]
+    struct MergeJson<'a> {
+        into: &'a str,
+        merged: Vec<&'a str>,
+    }
+    fn merge_json(merge: &Merge) -> MergeJson<'_> {
+        let merged = merge.merged.iter().map(MemoryId::as_str).collect();
+        MergeJson { into: merge.into.as_str(), merged }
+    }
+    let run = &view.run;
+    let share = run.counts.compared as f64 / view.total.max(1) as f64;
+    View {
+        id: run.id.to_string(),
+        space: view.space.as_str(),
+        state: run.state.as_str(),
+        phase: view.phase.as_str(),
+        dry_run: view.dry_run,
+        threshold: run.threshold,
+        started_at: run.started_at,
+        finished_at: run.finished_at,
+        progress: if run.state.is_under_way() { share.min(0.99) } else { 1.0 },
+        compared: run.counts.compared,
+        merged: run.counts.merged,
+        pruned: run.counts.pruned,
+        reason: view.reason.as_deref(),
+        merges: whole.then(|| view.merges.iter().map(merge_json).collect()),
+        more_merges: (whole && view.more).then_some(true),
+    }
 }
 
 /// Links of one memory.
@@ -327,6 +397,9 @@ pub fn stats(stats: &Stats) -> Vec<u8> {
         spaces: u64,
         index_backlog: u64,
         association_backlog: u64,
+        merged: u64,
+        pruned_links: u64,
+        traces: u64,
         memory_bytes: serde_json::Map<String, serde_json::Value>,
         shards: Vec<Shard>,
     }
@@ -352,6 +425,9 @@ pub fn stats(stats: &Stats) -> Vec<u8> {
         spaces: stats.spaces,
         index_backlog: stats.index_backlog,
         association_backlog: stats.association_backlog,
+        merged: stats.merged,
+        pruned_links: stats.pruned_links,
+        traces: stats.traces,
         memory_bytes: stats.memory_bytes.iter().map(part).collect(),
         shards: stats.shards.iter().map(shard).collect(),
     })
@@ -375,6 +451,10 @@ struct MemoryJson<'a, L: Serialize> {
     confidence: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     links: Option<Vec<L>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    merged: Option<Vec<&'a str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    merged_into: Option<&'a str>,
     #[serde(serialize_with = "time::serialize")]
     created_at: Timestamp,
     #[serde(serialize_with = "time::serialize")]

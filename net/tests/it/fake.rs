@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use engram_engine::life::run::{Run, RunId, RunState, RunView};
 use engram_engine::model::{
     LinkView, Memory, MemoryId, NewMemory, SpaceConfig, SpaceName, Tier, Timestamp,
 };
@@ -16,6 +17,7 @@ use engram_engine::request::{
     Answer, Code, CueKind, Direction, Recalled, RecalledMemory, Rejection, Request, ScoreBreakdown,
     SpaceView, Stats, StoreMode, Stored, Visited, Wait,
 };
+use engram_engine::shard::ConsolidateAsk;
 use engram_net::exposition::{Exposition, Kind};
 use engram_net::{Backend, Demand, Readiness};
 
@@ -107,6 +109,18 @@ impl Fake {
             }
             Request::Expire | Request::Sweep { .. } => {
                 unreachable!("the server asks this of itself")
+            }
+            Request::Reinforce { space, ids, wait, .. } => {
+                let space = spaces.get(&space).ok_or_else(no_space)?;
+                let ids: BTreeSet<MemoryId> = ids.into_iter().collect();
+                let exists = |id: &MemoryId| space.memories.contains_key(id);
+                let (found, missing): (Vec<_>, Vec<_>) = ids.into_iter().partition(exists);
+                let reinforced = found.len() as u64;
+                Ok(Answer::Reinforced { reinforced, missing, durable: wait == Wait::Durable })
+            }
+            Request::Consolidate { space, ask } => {
+                spaces.get(&space).ok_or_else(no_space)?;
+                Ok(consolidation(space, &ask))
             }
             Request::Count { space, .. } => {
                 let space = spaces.get(&space).ok_or_else(no_space)?;
@@ -225,6 +239,8 @@ impl Fake {
             expires_at: new.expires_at,
             links: None,
             tier: Tier::Warm,
+            merged: Vec::new(),
+            merged_into: None,
         };
         space.memories.insert(new.id.clone(), memory);
         self.knobs.stored.fetch_add(1, Ordering::SeqCst);
@@ -301,5 +317,30 @@ impl Backend for Fake {
 
     fn metrics(&self, out: &mut Exposition) {
         out.single(Kind::Gauge, "engram_fake", "A metric of the backend.", 1);
+    }
+}
+
+fn consolidation(space: SpaceName, ask: &ConsolidateAsk) -> Answer {
+    let run = Run {
+        id: RunId(7),
+        started_at: Timestamp(1_000_000),
+        finished_at: None,
+        state: RunState::Running,
+        threshold: 0.3,
+        counts: Default::default(),
+    };
+    let view = RunView {
+        run,
+        space,
+        dry_run: false,
+        phase: Default::default(),
+        total: 10,
+        reason: None,
+        merges: Vec::new(),
+        more: false,
+    };
+    match ask {
+        ConsolidateAsk::Runs => Answer::Runs(vec![view]),
+        _ => Answer::Run(Box::new(view)),
     }
 }

@@ -7,6 +7,7 @@
 mod benchmark;
 mod completions;
 mod config;
+mod consolidate;
 mod doctor;
 mod evaluate;
 mod export;
@@ -37,6 +38,8 @@ pub enum Subcommand {
     Query(query::Query),
     /// Recall what a cue brings to mind
     Recall(recall::Recall),
+    /// Merge memories that say the same, prune weak links, or take that back
+    Consolidate(consolidate::Consolidate),
     /// Measure the quality and speed of recall on a set of queries with known answers
     Evaluate(Box<evaluate::Evaluate>),
     /// Measure a server of its own under a mixed load, on a temporary directory
@@ -72,6 +75,7 @@ impl Subcommand {
             Self::Export(export) => export.run(origins),
             Self::Query(query) => query.run(origins),
             Self::Recall(recall) => recall.run(origins),
+            Self::Consolidate(consolidate) => consolidate.run(origins),
             Self::Evaluate(evaluate) => evaluate.run(origins),
             Self::Benchmark(benchmark) => benchmark.run(),
             Self::Topology(topology) => topology.run(origins),

@@ -93,12 +93,43 @@ const DESCRIBED: &[(Operation, Described)] = &[
         Operation::RecallBatch,
         described("Several recalls at once.", Some("Recalls"), &[(200, "RecalledBatch")]),
     ),
-    (Operation::Reinforce, described("Say what was useful.", None, &[])),
+    (
+        Operation::Reinforce,
+        described(
+            "Say how useful memories were, and the links between them.",
+            Some("Reinforce"),
+            &[(200, "Reinforced")],
+        ),
+    ),
     (Operation::Forget, described("Forget many memories.", Some("Forget"), &[(200, "Forgotten")])),
-    (Operation::StartConsolidation, described("Start a consolidation.", None, &[])),
-    (Operation::ListConsolidations, described("Consolidations.", None, &[])),
-    (Operation::GetConsolidation, described("One consolidation.", None, &[])),
-    (Operation::UndoConsolidation, described("Undo a consolidation.", None, &[])),
+    (
+        Operation::StartConsolidation,
+        described(
+            "Start a consolidation: what says the same is merged, weak automatic links are pruned.",
+            Some("Consolidate"),
+            &[(202, "Consolidation")],
+        ),
+    ),
+    (
+        Operation::ListConsolidations,
+        described("Consolidations of a space, newest first.", None, &[(200, "Consolidations")]),
+    ),
+    (
+        Operation::GetConsolidation,
+        described(
+            "One consolidation, its progress and what it merged.",
+            None,
+            &[(200, "Consolidation")],
+        ),
+    ),
+    (
+        Operation::UndoConsolidation,
+        described(
+            "Take back what a consolidation merged and pruned.",
+            None,
+            &[(202, "Consolidation")],
+        ),
+    ),
     (Operation::ListSpaces, described("Spaces.", None, &[(200, "Spaces")])),
     (Operation::GetSpace, described("One space.", None, &[(200, "Space")])),
     (
@@ -219,6 +250,7 @@ fn operation_id(route: &Route) -> String {
 fn answer(status: u16, schema: &str) -> Value {
     let description = match status {
         201 => "Created.",
+        202 => "Under way.",
         204 => "Done.",
         503 => "Not now; the body says why.",
         _ => "As asked.",
@@ -311,6 +343,7 @@ fn parameter_schema(name: &str) -> Value {
         "cursor" => json!({"type": "string", "description": "`next_cursor` of the page before."}),
         "direction" => json!({"enum": ["out", "in", "both"], "default": "out"}),
         "kind" => reference("LinkKind"),
+        "include_merged" => json!({"type": "boolean", "default": false}),
         other => unreachable!("{other} is a parameter without a schema"),
     }
 }

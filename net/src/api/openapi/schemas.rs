@@ -5,12 +5,13 @@
 //! *Not here*: paths and parameters (the parent).
 
 use engram_engine::limits;
+use engram_engine::model::SpaceConfig;
 use engram_engine::request::Recall;
 use serde_json::{Map, Value, json};
 
 use super::reference;
 use crate::error::Reason;
-use crate::json::{filter, forget, link, memory, recall, space};
+use crate::json::{consolidate, filter, forget, link, memory, recall, reinforce, space};
 
 /// From here on a number is infinite as f32.
 const F32_BOUND: f64 = 3.402_823_567_797_336_6e38;
@@ -154,6 +155,8 @@ fn requests() -> Map<String, Value> {
         ("Recall", closed(recall::FIELDS, &["cues"], recall_field)),
         ("Recalls", recalls),
         ("Forget", forget_schema()),
+        ("Reinforce", reinforce_schema()),
+        ("Consolidate", consolidate_schema()),
         ("SpaceConfig", closed(space::FIELDS, &[], space_field)),
     ])
 }
@@ -307,6 +310,26 @@ fn forget_schema() -> Value {
     schema
 }
 
+fn consolidate_schema() -> Value {
+    closed(consolidate::FIELDS, &[], |field| match field {
+        "threshold" => {
+            let mut schema = fraction();
+            schema["default"] = json!(0.3);
+            schema
+        }
+        "dry_run" => json!({"type": "boolean", "default": false}),
+        other => unreachable!("{other} is a field of consolidate without a schema"),
+    })
+}
+
+fn reinforce_schema() -> Value {
+    closed(reinforce::FIELDS, &["ids"], |field| match field {
+        "ids" => array(reference("MemoryId"), limits::IDS_PER_REQUEST_MAX),
+        "outcome" => json!({"type": "number", "minimum": -1, "maximum": 1, "default": 1}),
+        other => unreachable!("{other} is a field of reinforce without a schema"),
+    })
+}
+
 fn space_field(field: &str) -> Value {
     match field {
         "dimensions" => nullable(json!({
@@ -315,7 +338,9 @@ fn space_field(field: &str) -> Value {
         "metric" => nullable(one_of(&["cosine", "dot", "l2"])),
         "encoding" => nullable(one_of(&["int8", "f16", "f32"])),
         "half_life" => nullable(json!({
-            "type": "integer", "minimum": 1, "maximum": u32::MAX, "description": "Seconds.",
+            "type": "integer", "minimum": 1, "maximum": u32::MAX,
+            "default": SpaceConfig::default().half_life_s,
+            "description": "Seconds after which what use has added is half; null: it does not fade.",
         })),
         "associate" => flag(true),
         "title_from_content" => flag(false),
@@ -371,6 +396,7 @@ fn all_of_kind(names: &[&str], schema: &Value) -> Value {
 fn answers() -> Map<String, Value> {
     let mut answers = answers_on_memories();
     answers.extend(answers_on_links());
+    answers.extend(answers_on_consolidations());
     answers.extend(answers_on_recalls());
     answers.extend(answers_on_the_server());
     answers
@@ -395,6 +421,8 @@ fn memory_sometimes() -> Vec<(&'static str, Value)> {
         ("metadata", reference("Metadata")),
         ("embedding", nullable(list(number()))),
         ("links", list_of("Link")),
+        ("merged", list_of("MemoryId")),
+        ("merged_into", reference("MemoryId")),
     ]
 }
 
@@ -420,6 +448,8 @@ fn answers_on_memories() -> Map<String, Value> {
         ("durable", boolean()),
         ("verdicts", list_of("Verdict")),
     ];
+    let reinforced =
+        [("reinforced", count()), ("missing", list_of("MemoryId")), ("durable", boolean())];
     named(vec![
         ("Memory", answer(&memory_always(), &memory_sometimes())),
         ("Page", answer(&page, &[])),
@@ -427,7 +457,34 @@ fn answers_on_memories() -> Map<String, Value> {
         ("Verdict", answer(&verdict, &verdict_sometimes)),
         ("Verdicts", answer(&verdicts, &[])),
         ("Counted", answer(&[("count", count())], &[])),
+        ("Reinforced", answer(&reinforced, &[])),
         ("Forgotten", answer(&[("forgotten", count()), ("dry_run", boolean())], &[])),
+    ])
+}
+
+fn answers_on_consolidations() -> Map<String, Value> {
+    let merge = [("into", reference("MemoryId")), ("merged", list_of("MemoryId"))];
+    let run = [
+        ("id", string()),
+        ("space", reference("SpaceName")),
+        ("state", one_of(&["running", "done", "stopped", "failed", "undoing", "undone"])),
+        ("phase", one_of(&["compare", "merge", "prune", "over"])),
+        ("dry_run", boolean()),
+        ("threshold", number()),
+        ("started_at", time()),
+        ("finished_at", nullable(time())),
+        ("progress", fraction()),
+        ("compared", count()),
+        ("merged", count()),
+        ("pruned", count()),
+    ];
+    let sometimes =
+        [("reason", string()), ("merges", list_of("Merge")), ("more_merges", boolean())];
+    let runs = [("consolidations", list_of("Consolidation"))];
+    named(vec![
+        ("Merge", answer(&merge, &[])),
+        ("Consolidation", answer(&run, &sometimes)),
+        ("Consolidations", answer(&runs, &[])),
     ])
 }
 
@@ -498,6 +555,9 @@ fn answers_on_the_server() -> Map<String, Value> {
         ("spaces", count()),
         ("index_backlog", count()),
         ("association_backlog", count()),
+        ("merged", count()),
+        ("pruned_links", count()),
+        ("traces", count()),
         ("memory_bytes", json!({"type": "object", "additionalProperties": count()})),
         ("shards", list_of("AnyObject")),
     ];
@@ -545,6 +605,8 @@ pub fn example(schema: &str) -> Value {
         "Recall" => json!({"cues": [{"text": "which dog herds sheep?"}], "top_k": 5}),
         "Recalls" => json!([{"cues": [{"text": "dog"}]}, {"cues": [{"id": "sheep"}]}]),
         "Forget" => json!({"ids": ["sheep"], "dry_run": true}),
+        "Consolidate" => json!({"threshold": 0.3, "dry_run": true}),
+        "Reinforce" => json!({"ids": ["sheep", "herding"], "outcome": 0.5}),
         "SpaceConfig" => json!({"dimensions": 384, "metric": "cosine"}),
         other => unreachable!("{other} is sent without an example"),
     }

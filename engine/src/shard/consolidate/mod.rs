@@ -1,0 +1,399 @@
+//! Consolidation of a space: what says the same is merged, weak automatic links are pruned.
+//!
+//! One shard, the authority, leads a run in slices: it asks owners for memories, every shard for what is
+//! like them, compares what they say, and asks owners to merge. Each merge is one record of one shard,
+//! so that wherever a run is interrupted every memory is as before or merged.
+//!
+//! *Invariants*: one run at a time in a space; a run does one thing at a time, in slices that wait
+//! for whatever clients ask; nothing is merged into what is not there as it was when it was compared.
+//!
+//! *Not here*: what an owner does (`owner`), which of what is alike is merged (`plan`), what a merged
+//! memory is (`space::merged`).
+
+mod owner;
+mod plan;
+mod run;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::key::{MemoryKey, ShardIx};
+use crate::life::run::{Merge, Run, RunId, RunPhase, RunState, RunView};
+use crate::mesh::{Ask, OpId, Reply};
+use crate::model::{MemoryId, SpaceName, Timestamp};
+use crate::record::{Contents, SpaceNumber};
+use crate::request::{Answer, Code, Rejection};
+
+use super::home::Then;
+use super::{AUTHORITY, Shard, Ticket};
+
+pub(super) use owner::{AlikeSearch, ReturnFor};
+pub(super) use run::{Awaited, UnderWay};
+
+/// Runs of one space that are remembered.
+const RUNS_MAX: usize = 100;
+/// Merges that the view of a run lists.
+const MERGES_LISTED_MAX: usize = 10_000;
+
+/// What is asked for a consolidation.
+#[derive(Clone, Debug)]
+pub enum ConsolidateAsk {
+    /// To the authority: begin.
+    Start { threshold: f32, dry_run: bool },
+    /// To the authority: every run of the space.
+    Runs,
+    /// To the authority: one run.
+    One(RunId),
+    /// To the authority: take back what a run did.
+    Undo(RunId),
+    /// The vectors or texts of some memories.
+    Scan(ScanOf),
+    /// What is like these.
+    Alike(Arc<Vec<Pattern>>),
+    /// Whole memories.
+    Read(Vec<MemoryKey>),
+    /// Merge memories of the receiver into others.
+    Merge(RunId, Vec<MergeItem>),
+    /// Prune the links of some memories, or say how many would go.
+    Prune { run: RunId, dry_run: bool, from: u32 },
+    /// Bring some of what a run merged back.
+    Return(RunId),
+    /// What a run merged.
+    Merges(RunId),
+}
+
+impl ConsolidateAsk {
+    /// It changes what the receiver holds.
+    pub fn changes(&self) -> bool {
+        match self {
+            Self::Start { .. } | Self::Undo(_) | Self::Merge(..) | Self::Return(_) => true,
+            Self::Prune { dry_run, .. } => !dry_run,
+            Self::Runs | Self::One(_) | Self::Scan(_) | Self::Alike(_) => false,
+            Self::Read(_) | Self::Merges(_) => false,
+        }
+    }
+}
+
+/// Which memories are scanned.
+#[derive(Clone, Debug)]
+pub enum ScanOf {
+    /// The next from this node on.
+    From(u32),
+    /// These, as far as they exist.
+    Keys(Vec<MemoryKey>),
+}
+
+/// What something like is looked for.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    /// The memory.
+    pub key: MemoryKey,
+    /// Its vector.
+    pub vector: Vec<f32>,
+    /// How many like it are wanted.
+    pub count: usize,
+}
+
+/// One memory to be merged into another.
+#[derive(Clone, Debug)]
+pub struct MergeItem {
+    /// It.
+    pub key: MemoryKey,
+    /// When it was last written.
+    pub version: Timestamp,
+    /// The other.
+    pub into: MemoryKey,
+    /// Its id.
+    pub into_id: MemoryId,
+    /// When that one was last written.
+    pub into_version: Timestamp,
+}
+
+/// What is replied to a [`ConsolidateAsk`].
+#[derive(Debug)]
+pub enum ConsolidateReply {
+    /// One run.
+    Run(Box<RunView>),
+    /// Runs, newest first.
+    Runs(Vec<RunView>),
+    /// See [`Scanned`].
+    Scanned(Scanned),
+    /// For each pattern, what is like it.
+    Alike(Vec<Vec<MemoryKey>>),
+    /// Which were merged.
+    Merged(Vec<MemoryKey>),
+    /// How many links went, and where the next memories begin.
+    Pruned { links: u64, next: Option<u32> },
+    /// How many came back, and whether there are more.
+    Returned { count: u64, more: bool },
+    /// Merged memories with what they were merged into.
+    Merges(Vec<(MemoryId, MemoryId)>),
+}
+
+/// What a scan found.
+#[derive(Debug, Default)]
+pub struct Scanned {
+    /// Memories that were looked at.
+    pub count: u64,
+    /// Vectors, where there are any.
+    pub vectors: Vec<(MemoryKey, Vec<f32>)>,
+    /// Fingerprints of the texts of others.
+    pub texts: Vec<(MemoryKey, u64)>,
+    /// Where the next memories begin.
+    pub next: Option<u32>,
+}
+
+/// The runs that the authority knows of.
+#[derive(Default)]
+pub(super) struct Runs {
+    over: BTreeMap<SpaceNumber, Vec<Run>>,
+    under_way: BTreeMap<SpaceNumber, Box<UnderWay>>,
+}
+
+impl Runs {
+    /// A space is gone with its runs.
+    pub(super) fn forget(&mut self, space: SpaceNumber) {
+        self.over.remove(&space);
+        self.under_way.remove(&space);
+    }
+
+    /// What a log or image says of a run.
+    pub(super) fn set(&mut self, space: SpaceNumber, run: Run) {
+        let runs = self.over.entry(space).or_default();
+        match runs.iter_mut().find(|known| known.id == run.id) {
+            Some(known) => *known = run,
+            None => runs.push(run),
+        }
+        if runs.len() > RUNS_MAX {
+            runs.remove(0);
+        }
+    }
+
+    /// Runs that were under way when the server stopped are not any more.
+    pub(super) fn interrupted(&mut self) {
+        for run in self.over.values_mut().flatten().filter(|run| run.state.is_under_way()) {
+            run.state = RunState::Stopped;
+        }
+    }
+
+    /// All that are known, by space.
+    pub(super) fn all(&self) -> impl Iterator<Item = (SpaceNumber, &Run)> {
+        self.over.iter().flat_map(|(space, runs)| runs.iter().map(|run| (*space, run)))
+    }
+}
+
+impl Shard {
+    /// Starts what a client asks of the authority.
+    pub(super) fn start_consolidate(
+        &mut self,
+        ticket: Ticket,
+        space: SpaceName,
+        ask: ConsolidateAsk,
+    ) -> Result<(), Rejection> {
+        self.space(&space)?;
+        let asks = vec![(AUTHORITY, Ask::Consolidate(space.clone(), ask))];
+        self.start(Some(ticket), Then::Consolidation(space), asks);
+        Ok(())
+    }
+
+    /// The authority has answered: of one run it is said what it merged.
+    pub(super) fn consolidation_answered(
+        &mut self,
+        ticket: Option<Ticket>,
+        space: SpaceName,
+        replies: Vec<(ShardIx, Reply)>,
+    ) {
+        match consolidated(replies).next() {
+            Some((_, ConsolidateReply::Runs(runs))) => {
+                self.answer(ticket, Ok(Answer::Runs(runs)));
+            }
+            Some((_, ConsolidateReply::Run(view))) if view.merges.is_empty() && !view.dry_run => {
+                let id = view.run.id;
+                let asks = (0..self.partitioner.shards()).map(|shard| {
+                    let ask = ConsolidateAsk::Merges(id);
+                    (ShardIx(shard), Ask::Consolidate(space.clone(), ask))
+                });
+                let asks = asks.collect();
+                self.start(ticket, Then::ConsolidationMerges(view), asks);
+            }
+            Some((_, ConsolidateReply::Run(view))) => self.answer(ticket, Ok(Answer::Run(view))),
+            other => unreachable!("runs were asked for, not {other:?}"),
+        }
+    }
+
+    /// Every shard has said what a run merged.
+    pub(super) fn merges_answered(
+        &mut self,
+        ticket: Option<Ticket>,
+        mut view: Box<RunView>,
+        replies: Vec<(ShardIx, Reply)>,
+    ) {
+        let pairs = consolidated(replies).flat_map(|(_, reply)| match reply {
+            ConsolidateReply::Merges(pairs) => pairs,
+            other => unreachable!("merges were asked for, not {other:?}"),
+        });
+        list_merges(&mut view, pairs.collect());
+        self.answer(ticket, Ok(Answer::Run(view)));
+    }
+
+    /// What the authority does when it is asked.
+    pub(super) fn authorise(
+        &mut self,
+        from: ShardIx,
+        op: OpId,
+        space: &SpaceName,
+        ask: ConsolidateAsk,
+    ) {
+        assert!(self.me == AUTHORITY, "one shard leads consolidations");
+        let replied = match ask {
+            ConsolidateAsk::Start { threshold, dry_run } => {
+                self.begin_run(space, threshold, dry_run)
+            }
+            ConsolidateAsk::Undo(id) => self.begin_undo(space, id),
+            ConsolidateAsk::One(id) => {
+                self.run_view(space, id).map(|view| ConsolidateReply::Run(Box::new(view)))
+            }
+            ConsolidateAsk::Runs => self.run_views(space).map(ConsolidateReply::Runs),
+            other => unreachable!("owners are asked for {other:?}"),
+        };
+        match replied {
+            Ok(reply) => self.reply_when_durable(from, op, Reply::Consolidated(reply)),
+            Err(rejection) => self.reply(from, op, Err(rejection)),
+        }
+    }
+
+    fn begin_run(
+        &mut self,
+        space: &SpaceName,
+        threshold: f32,
+        dry_run: bool,
+    ) -> Result<ConsolidateReply, Rejection> {
+        let number = self.check_may_begin(space, dry_run)?;
+        let started_at = self.stamp();
+        let run = Run {
+            id: RunId(started_at.0.cast_unsigned()),
+            started_at,
+            finished_at: None,
+            state: RunState::Running,
+            threshold,
+            counts: Default::default(),
+        };
+        if !dry_run {
+            self.append(&Contents::Run { space: number, run: run.clone() }, None);
+        }
+        let shards = self.partitioner.shards();
+        let under_way = UnderWay::new(space.clone(), run, dry_run, shards, self.sequence);
+        let view = under_way.view();
+        self.runs.under_way.insert(number, Box::new(under_way));
+        Ok(ConsolidateReply::Run(Box::new(view)))
+    }
+
+    fn begin_undo(&mut self, space: &SpaceName, id: RunId) -> Result<ConsolidateReply, Rejection> {
+        let number = self.check_may_begin(space, false)?;
+        let known = self.runs.over.get(&number).and_then(|runs| runs.iter().find(|r| r.id == id));
+        let mut run = known.cloned().ok_or_else(no_run)?;
+        (run.state, run.finished_at) = (RunState::Undoing, None);
+        self.append(&Contents::Run { space: number, run: run.clone() }, None);
+        let shards = self.partitioner.shards();
+        let under_way = UnderWay::new(space.clone(), run, false, shards, self.sequence);
+        let view = under_way.view();
+        self.runs.under_way.insert(number, Box::new(under_way));
+        Ok(ConsolidateReply::Run(Box::new(view)))
+    }
+
+    fn check_may_begin(&self, space: &SpaceName, dry_run: bool) -> Result<SpaceNumber, Rejection> {
+        let number = self.space(space)?.number;
+        let under_way = self.runs.under_way.get(&number);
+        if let Some(other) = under_way.filter(|other| other.run.state.is_under_way()) {
+            let detail = format!(
+                "consolidation {} of this space is under way; wait until it is over",
+                other.run.id
+            );
+            return Err(Rejection::new(Code::ConsolidationRunning, detail));
+        }
+        if !dry_run {
+            self.check_writable()?;
+        }
+        if self.draining {
+            return Err(Rejection::new(Code::Unavailable, "the server stops"));
+        }
+        Ok(number)
+    }
+
+    fn run_view(&self, space: &SpaceName, id: RunId) -> Result<RunView, Rejection> {
+        self.run_views(space)?.into_iter().find(|view| view.run.id == id).ok_or_else(no_run)
+    }
+
+    /// Runs of a space, newest first.
+    fn run_views(&self, space: &SpaceName) -> Result<Vec<RunView>, Rejection> {
+        let number = self.space(space)?.number;
+        let newest = self.runs.under_way.get(&number);
+        let mut views: Vec<RunView> = newest.map(|run| run.view()).into_iter().collect();
+        let over = self.runs.over.get(&number).into_iter().flatten().rev();
+        let over = over.filter(|run| newest.is_none_or(|newest| newest.run.id != run.id));
+        views.extend(over.map(|run| RunView {
+            run: run.clone(),
+            space: space.clone(),
+            dry_run: false,
+            phase: RunPhase::Over,
+            total: run.counts.compared,
+            reason: None,
+            merges: Vec::new(),
+            more: false,
+        }));
+        Ok(views)
+    }
+
+    /// The server stops: a run ends where it is.
+    pub(super) fn stop_runs(&mut self) {
+        self.draining = true;
+        let numbers: Vec<SpaceNumber> = self.runs.under_way.keys().copied().collect();
+        for number in numbers {
+            self.end_run(number, RunState::Stopped, None);
+        }
+    }
+
+    /// A run is over.
+    fn end_run(&mut self, number: SpaceNumber, state: RunState, reason: Option<String>) {
+        let now = self.stamp();
+        let Some(under_way) = self.runs.under_way.get_mut(&number) else { return };
+        if !under_way.run.state.is_under_way() {
+            return;
+        }
+        under_way.end(state, reason, now);
+        let (run, dry_run) = (under_way.run.clone(), under_way.dry_run);
+        if !dry_run {
+            self.runs.set(number, run.clone());
+            if !self.poisoned {
+                self.append(&Contents::Run { space: number, run }, None);
+            }
+        }
+    }
+}
+
+fn consolidated(
+    replies: Vec<(ShardIx, Reply)>,
+) -> impl Iterator<Item = (ShardIx, ConsolidateReply)> {
+    replies.into_iter().map(|(shard, reply)| match reply {
+        Reply::Consolidated(reply) => (shard, reply),
+        other => unreachable!("a consolidation asked, and got {other:?}"),
+    })
+}
+
+/// Puts merged memories under what they were merged into, in the order of ids.
+fn list_merges(view: &mut RunView, pairs: Vec<(MemoryId, MemoryId)>) {
+    let mut by_target: BTreeMap<MemoryId, Vec<MemoryId>> = BTreeMap::new();
+    view.more = pairs.len() > MERGES_LISTED_MAX;
+    for (merged, into) in pairs.into_iter().take(MERGES_LISTED_MAX) {
+        by_target.entry(into).or_default().push(merged);
+    }
+    let merge = |(into, mut merged): (MemoryId, Vec<MemoryId>)| {
+        merged.sort_unstable();
+        Merge { into, merged }
+    };
+    view.merges = by_target.into_iter().map(merge).collect();
+}
+
+fn no_run() -> Rejection {
+    Rejection::new(Code::NotFound, "there is no consolidation with this id in this space")
+}

@@ -1,0 +1,440 @@
+//! What a shard does for a consolidation with the memories that it owns.
+//!
+//! *Invariants*: a merge is checked, applied and appended in one step, and refused where either memory
+//! is not what was compared; searching for what is alike runs in slices behind everything else.
+//!
+//! *Not here*: what is asked for and why (`run`).
+
+use std::sync::Arc;
+
+use crate::filter::Filter;
+use crate::key::{MemoryKey, ShardIx};
+use crate::life::run::RunId;
+use crate::life::{Lived, likeness};
+use crate::limits;
+use crate::mesh::{AutomaticKind, OpId, Reach, Reply};
+use crate::model::{MemoryId, SpaceName, Timestamp};
+use crate::node::NodeIx;
+use crate::record::{Contents, MergeRecord, Put};
+use crate::request::{Code, Rejection, With};
+use crate::space::{Into, PrunedLink, Space};
+use crate::vector::{self, Accept, Progress, Scope};
+
+use super::super::Shard;
+use super::super::collect::Purpose;
+use super::super::search::Wanted;
+use super::{ConsolidateAsk, ConsolidateReply, MergeItem, Pattern, ScanOf, Scanned};
+
+/// Memories of one scan.
+const SCANNED: usize = 8;
+/// Nodes that a scan passes over at most.
+const SCANNED_NODES_MAX: usize = 512;
+/// Nodes whose links are looked at for pruning at once.
+const PRUNED_NODES: usize = 64;
+/// Memories brought back at once.
+const RETURNED: usize = 8;
+/// Vectors that are less like each other than this are not compared by text: a cosine.
+const SIMILARITY_MIN: f64 = 0.95;
+/// An automatic mention of at most this weight is weak: the name has a dozen bearers or more.
+const WEAK_WEIGHT: u16 = crate::fixed::WEIGHT_ONE / 12;
+/// A way that was this much in the way is weak, whatever it weighs: a share of one use.
+const WEAK_LIFT: f64 = -0.4;
+
+/// What reads of memories to bring back are for.
+pub(in super::super) enum ReturnFor {
+    /// A run that is undone and waits for the reply.
+    Undo { more: bool },
+    /// What they were merged into is gone or changed.
+    Itself,
+}
+
+/// A search for what is like some memories, in slices.
+pub(in super::super) struct AlikeSearch {
+    to: ShardIx,
+    op: OpId,
+    space: SpaceName,
+    patterns: Arc<Vec<Pattern>>,
+    running: Option<vector::Probe>,
+    found: Vec<Vec<MemoryKey>>,
+}
+
+impl Shard {
+    pub(in super::super) fn consolidate(
+        &mut self,
+        from: ShardIx,
+        op: OpId,
+        space: &SpaceName,
+        ask: ConsolidateAsk,
+    ) {
+        if ask.changes() && self.draining {
+            let rejection = Rejection::new(Code::Unavailable, "the server stops");
+            return self.reply(from, op, Err(rejection));
+        }
+        match ask {
+            ConsolidateAsk::Scan(of) => self.scan(from, op, space, of),
+            ConsolidateAsk::Alike(patterns) => {
+                let (space, found) = (space.clone(), Vec::new());
+                let search = AlikeSearch { to: from, op, space, patterns, running: None, found };
+                self.alike.push_back(search);
+            }
+            ConsolidateAsk::Read(keys) => {
+                let with =
+                    With { content: true, metadata: true, links: true, merged: true, ..With::NONE };
+                let (filter, reach) = (&Filter::default(), Reach { log: true, cold: false });
+                self.fetch(from, op, space, keys, &Wanted { filter, with, reach });
+            }
+            ConsolidateAsk::Merge(run, items) => {
+                let merged = self.check_writable().map(|()| {
+                    let items = items.into_iter();
+                    items.filter_map(|item| self.merge(space, run, item)).collect()
+                });
+                self.reply_consolidated(from, op, merged.map(ConsolidateReply::Merged));
+            }
+            ConsolidateAsk::Prune { run, dry_run, from: node } => {
+                let pruned = self.prune(space, run, dry_run, node);
+                self.reply_consolidated(from, op, pruned);
+            }
+            ConsolidateAsk::Return(run) => self.return_some(from, op, space, run),
+            ConsolidateAsk::Merges(run) => {
+                let merges = self.space(space).map(|space| merges_of(space, run));
+                self.reply_consolidated(from, op, merges.map(ConsolidateReply::Merges));
+            }
+            lead @ (ConsolidateAsk::Start { .. }
+            | ConsolidateAsk::Runs
+            | ConsolidateAsk::One(_)
+            | ConsolidateAsk::Undo(_)) => self.authorise(from, op, space, lead),
+        }
+    }
+
+    fn reply_consolidated(
+        &mut self,
+        to: ShardIx,
+        op: OpId,
+        reply: Result<ConsolidateReply, Rejection>,
+    ) {
+        self.reply(to, op, reply.map(Reply::Consolidated));
+    }
+
+    fn scan(&mut self, to: ShardIx, op: OpId, name: &SpaceName, of: ScanOf) {
+        let now = self.now;
+        let scanned = self.space(name).map(|space| scan(space, of, now));
+        match scanned {
+            Ok((scanned, unread)) if unread.is_empty() => {
+                self.reply_consolidated(to, op, Ok(ConsolidateReply::Scanned(scanned)));
+            }
+            Ok((scanned, unread)) => {
+                let with = With { content: true, ..With::NONE };
+                let purpose = Purpose::Fingerprints(Box::new(scanned));
+                self.collect(to, op, name, unread, with, purpose);
+            }
+            Err(rejection) => self.reply(to, op, Err(rejection)),
+        }
+    }
+
+    /// Texts of memories without vectors are here.
+    pub(in super::super) fn fingerprinted(
+        &mut self,
+        to: ShardIx,
+        op: OpId,
+        mut scanned: Scanned,
+        texts: Vec<(MemoryKey, String)>,
+    ) {
+        let marked = texts.into_iter().map(|(key, text)| (key, likeness::fingerprint(&text)));
+        scanned.texts = marked.filter_map(|(key, mark)| Some((key, mark?))).collect();
+        self.reply_consolidated(to, op, Ok(ConsolidateReply::Scanned(scanned)));
+    }
+
+    /// Runs one slice of a search for what is alike; false where there is none.
+    pub(in super::super) fn run_alike(&mut self) -> bool {
+        let Some(mut search) = self.alike.pop_front() else { return false };
+        let number = self.space_number(&search.space);
+        let vectors = number.and_then(|n| self.spaces[&n].vectors.as_ref().map(|v| (n, v)));
+        let Some((number, vectors)) = vectors else {
+            let found = vec![Vec::new(); search.patterns.len()];
+            self.reply_consolidated(search.to, search.op, Ok(ConsolidateReply::Alike(found)));
+            return true;
+        };
+        let space = &self.spaces[&number];
+        let scope = Scope { keys: space.graph.keys(), accept: Accept::All };
+        let pattern = &search.patterns[search.found.len()];
+        // The memory itself is found too.
+        let count = pattern.count + 1;
+        let scratch = &mut self.scratch.vector;
+        let mut running = search
+            .running
+            .take()
+            .unwrap_or_else(|| vectors.near(scratch, &pattern.vector, count, None));
+        if running.step(vectors, &scope, vectors.slice()) == Progress::More {
+            search.running = Some(running);
+            self.alike.push_front(search);
+            return true;
+        }
+        let hits = running.finish(vectors, space.graph.keys(), scratch);
+        let mut vector = Vec::new();
+        let alike = hits.iter().filter(|hit| {
+            let key = space.graph.key(hit.node);
+            key != pattern.key
+                && space.live_node(key, self.now).is_some()
+                && vectors.vector(hit.node, &mut vector)
+                && cosine(&vector, &pattern.vector) >= SIMILARITY_MIN
+        });
+        let found = alike.map(|hit| space.graph.key(hit.node)).collect();
+        search.found.push(found);
+        if search.found.len() < search.patterns.len() {
+            self.alike.push_front(search);
+        } else {
+            let AlikeSearch { to, op, found, .. } = search;
+            self.reply_consolidated(to, op, Ok(ConsolidateReply::Alike(found)));
+        }
+        true
+    }
+
+    /// Merges one memory of this shard; its key, if both are what they were.
+    fn merge(&mut self, name: &SpaceName, run: RunId, item: MergeItem) -> Option<MemoryKey> {
+        let MergeItem { key, version, into, into_id, into_version } = item;
+        let now = self.now;
+        let into = Into { key: into, id: into_id, version: into_version };
+        let record = self.with_space(name, |space, s| {
+            let node = space.live_node(key, now)?;
+            let entry = space.entry(node, now)?;
+            let is_cold = space.cold().address(key).is_some();
+            let unchanged = entry.updated_at == version && space.merged.sources(key).is_empty();
+            let unchanged = unchanged && !is_cold;
+            if !unchanged || space.merged.absorbed_one(into.key).is_some() {
+                return None;
+            }
+            let (id, space_number) = (entry.id.clone(), space.number);
+            let target = into.id.clone();
+            space.absorb(node, into, run, s);
+            let version = into_version;
+            Some(MergeRecord { space: space_number, id, into: target, version, run })
+        });
+        let record = record.ok().flatten()?;
+        self.append(&Contents::Merge(record), None);
+        Some(key)
+    }
+
+    pub(in super::super) fn replay_merge(&mut self, record: MergeRecord) {
+        let Some(name) = self.name_of(record.space) else { return };
+        let key = self.partitioner.key(&name, &record.id);
+        let into = self.partitioner.key(&name, &record.into);
+        let into = Into { key: into, id: record.into, version: record.version };
+        self.replay_on(&name, |space, s| {
+            if let Some(node) = space.graph.find(key).filter(|n| space.graph.is_memory(*n)) {
+                space.absorb(node, into, record.run, s);
+            }
+        });
+    }
+
+    fn prune(
+        &mut self,
+        name: &SpaceName,
+        run: RunId,
+        dry_run: bool,
+        from: u32,
+    ) -> Result<ConsolidateReply, Rejection> {
+        if !dry_run {
+            self.check_writable()?;
+        }
+        let lived = self.lived.lived();
+        let space = self.space(name)?;
+        let number = space.number;
+        let bound = u32::try_from(space.graph.len()).expect("nodes have 32-bit numbers");
+        let until = from.saturating_add(PRUNED_NODES as u32).min(bound);
+        let weak = (from..until).map(NodeIx).flat_map(|node| weak_links(space, node, lived));
+        let weak: Vec<(MemoryKey, Vec<(MemoryKey, AutomaticKind)>)> = weak.collect();
+        let links = weak.iter().map(|(_, links)| links.len() as u64).sum();
+        for (from, links) in weak.into_iter().filter(|_| !dry_run) {
+            let pruned = self.with_space(name, |space, s| {
+                for (to, kind) in &links {
+                    space.prune(from, PrunedLink { to: *to, kind: *kind, run }, s);
+                }
+            });
+            assert!(pruned.is_ok(), "the space was just there");
+            self.append(&Contents::Prune { space: number, run, from, links }, None);
+        }
+        let next = (until < bound).then_some(until);
+        Ok(ConsolidateReply::Pruned { links, next })
+    }
+
+    pub(in super::super) fn replay_prune(
+        &mut self,
+        space: crate::record::SpaceNumber,
+        run: RunId,
+        from: MemoryKey,
+        links: Vec<(MemoryKey, AutomaticKind)>,
+    ) {
+        let Some(name) = self.name_of(space) else { return };
+        self.replay_on(&name, |space, s| {
+            for (to, kind) in links {
+                space.prune(from, PrunedLink { to, kind, run }, s);
+            }
+        });
+    }
+
+    pub(in super::super) fn replay_unprune(
+        &mut self,
+        space: crate::record::SpaceNumber,
+        run: RunId,
+    ) {
+        if let Some(space) = self.spaces.get_mut(&space) {
+            let sources = space.merged.unprune(run);
+            space.reassociate(&sources);
+        }
+    }
+
+    /// Brings some of what a run merged back, after all that it pruned.
+    fn return_some(&mut self, to: ShardIx, op: OpId, name: &SpaceName, run: RunId) {
+        if let Err(rejection) = self.check_writable() {
+            return self.reply(to, op, Err(rejection));
+        }
+        let Some(number) = self.space_number(name) else {
+            return self.reply(to, op, Err(super::super::no_space(name)));
+        };
+        let space = self.spaces.get_mut(&number).expect("a numbered space is there");
+        let unpruned = space.merged.unprune(run);
+        space.reassociate(&unpruned);
+        let mut keys = space.merged.of_run(run, RETURNED + 1);
+        let more = keys.len() > RETURNED;
+        keys.truncate(RETURNED);
+        keys.retain(|key| space.merged.start_return(*key));
+        if !unpruned.is_empty() {
+            self.append(&Contents::Unprune { space: number, run }, None);
+        }
+        if keys.is_empty() {
+            let reply = ConsolidateReply::Returned { count: 0, more: false };
+            return self.reply_consolidated(to, op, Ok(reply));
+        }
+        self.collect(to, op, name, keys, With::ALL, Purpose::Return(ReturnFor::Undo { more }));
+    }
+
+    /// What a memory was merged into is gone or changed.
+    pub(in super::super) fn on_return(&mut self, name: &SpaceName, key: MemoryKey) {
+        let Some(number) = self.space_number(name) else { return };
+        let space = self.spaces.get_mut(&number).expect("a numbered space is there");
+        if space.merged.start_return(key) {
+            let purpose = Purpose::Return(ReturnFor::Itself);
+            self.collect(self.me, OpId(u64::MAX), name, vec![key], With::ALL, purpose);
+        }
+    }
+
+    /// Records of memories that are to come back were read.
+    pub(in super::super) fn returned(
+        &mut self,
+        (to, op): (ShardIx, OpId),
+        name: &SpaceName,
+        read: Vec<(MemoryKey, Option<Put>)>,
+        of: ReturnFor,
+    ) {
+        let mut count = 0;
+        for (key, put) in read {
+            match put {
+                Some(put) => count += u64::from(self.bring_back(name, key, put)),
+                None => self.leave_merged(name, key),
+            }
+        }
+        if let ReturnFor::Undo { more } = of {
+            let reply = ConsolidateReply::Returned { count, more };
+            self.reply_consolidated(to, op, Ok(reply));
+        }
+    }
+
+    fn bring_back(&mut self, name: &SpaceName, key: MemoryKey, mut put: Put) -> bool {
+        let Ok(space) = self.space(name) else { return false };
+        let known = space.merged.absorbed_one(key);
+        // It may have been written anew, or forgotten, while its record was read.
+        let same = known.is_some_and(|absorbed| absorbed.entry.updated_at == put.updated_at);
+        let metadata = crate::record::metadata_of(&put.metadata);
+        let (true, Ok(metadata), Ok(())) = (same, metadata, self.check_writable()) else {
+            self.leave_merged(name, key);
+            return false;
+        };
+        let space = self.space(name).expect("it was just there");
+        put.links = space.links_of(key);
+        self.apply_put(name, key, put, &metadata).is_ok()
+    }
+
+    /// A memory that should have come back could not be read: it stays, to be asked for again.
+    fn leave_merged(&mut self, name: &SpaceName, key: MemoryKey) {
+        if let Some(number) = self.space_number(name) {
+            let space = self.spaces.get_mut(&number).expect("a numbered space is there");
+            space.merged.stop_return(key);
+        }
+    }
+}
+
+/// Memories to look at, and those of them whose texts have to be read.
+fn scan(space: &Space, of: ScanOf, now: Timestamp) -> (Scanned, Vec<MemoryKey>) {
+    let mut scanned = Scanned::default();
+    let mut unread = Vec::new();
+    let mut look = |node: NodeIx, scanned: &mut Scanned| {
+        let (key, mut vector) = (space.graph.key(node), Vec::new());
+        // What lies in the cold tier can't be compared without asking that for it.
+        if space.entry(node, now).is_none() || space.cold().address(key).is_some() {
+            return;
+        }
+        scanned.count += 1;
+        match &space.vectors {
+            Some(vectors) if vectors.vector(node, &mut vector) => {
+                scanned.vectors.push((key, vector));
+            }
+            Some(_) | None => unread.push(key),
+        }
+    };
+    match of {
+        ScanOf::Keys(keys) => {
+            for node in keys.iter().filter_map(|key| space.live_node(*key, now)) {
+                look(node, &mut scanned);
+            }
+        }
+        ScanOf::From(from) => {
+            let bound = u32::try_from(space.graph.len()).expect("nodes have 32-bit numbers");
+            let last = from.saturating_add(SCANNED_NODES_MAX as u32).min(bound);
+            let mut next = from;
+            while next < last && scanned.count < SCANNED as u64 {
+                look(NodeIx(next), &mut scanned);
+                next += 1;
+            }
+            scanned.next = (next < bound).then_some(next);
+        }
+    }
+    (scanned, unread)
+}
+
+/// The automatic links of a memory that bring next to nothing.
+fn weak_links(
+    space: &Space,
+    node: NodeIx,
+    lived: Lived,
+) -> Option<(MemoryKey, Vec<(MemoryKey, AutomaticKind)>)> {
+    if !space.graph.is_memory(node) {
+        return None;
+    }
+    let from = space.graph.key(node);
+    let traces = space.traces.ways_of(from);
+    let automatic = space.graph.outward(node).iter().filter(|edge| edge.is_automatic());
+    let weak = automatic.filter_map(|edge| {
+        let to = space.graph.key(edge.node);
+        let name = space.graph.kind(edge.kind()).as_str();
+        let kind = AutomaticKind::ALL.into_iter().find(|kind| kind.as_str() == name)?;
+        let trace = crate::space::way_trace(traces, to, edge.kind());
+        let lift = trace.map(|trace| trace.lift(lived, space.config.half_life_s).to_f64());
+        let useless = kind == AutomaticKind::Mentions && edge.weight <= WEAK_WEIGHT;
+        let weak = lift.map_or(useless, |lift| lift <= WEAK_LIFT || (useless && lift <= 0.0));
+        weak.then_some((to, kind))
+    });
+    let weak: Vec<_> = weak.take(limits::FAN_OUT_MAX as usize).collect();
+    (!weak.is_empty()).then_some((from, weak))
+}
+
+fn merges_of(space: &Space, run: RunId) -> Vec<(MemoryId, MemoryId)> {
+    let of_run = space.merged.absorbed().values().filter(|absorbed| absorbed.run == run);
+    of_run.map(|absorbed| (absorbed.entry.id.clone(), absorbed.into.id.clone())).collect()
+}
+
+fn cosine(one: &[f32], other: &[f32]) -> f64 {
+    let product = |a: &[f32], b: &[f32]| {
+        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
+    };
+    product(one, other) / (product(one, one) * product(other, other)).sqrt().max(1e-30)
+}
