@@ -19,8 +19,8 @@ use std::sync::mpsc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use engram_net::{Options, Port, serve};
-use engram_platform::sockets::{Listener, Ring, Socket, Sockets};
+use engram_net::{Entrance, Options, Port, serve};
+use engram_platform::sockets::{Ring, Socket, Sockets};
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::{LocalExecutorBuilder, Placement};
 use http_body_util::Full;
@@ -240,17 +240,17 @@ fn sockets(ring: bool) -> Sockets {
 }
 
 /// Listens on a free port, and says where.
-fn listen(started: &mpsc::Sender<Started>, sockets: &Sockets) -> Listener {
+fn listen(started: &mpsc::Sender<Started>, sockets: Sockets) -> Entrance {
     let port = Port::claim("127.0.0.1:0".parse().expect("an address")).expect("a free port");
-    let listener = port.listen(sockets).expect("it may be listened on");
-    let address = port.address();
+    let doors = port.listen(1).expect("it may be listened on");
+    let address = doors.address();
     started.send(Started { address, thread: thread_number() }).expect("somebody waits");
-    listener
+    doors.enter(0, sockets)
 }
 
 fn bare_server(started: &mpsc::Sender<Started>, ring: bool) {
     executor().run(async {
-        let listener = listen(started, &sockets(ring));
+        let listener = listen(started, sockets(ring));
         while let Ok(socket) = listener.accept().await {
             let serving = http1::Builder::new().serve_connection(Bare(socket), service_fn(alive));
             glommio::spawn_local(async move {
@@ -263,7 +263,7 @@ fn bare_server(started: &mpsc::Sender<Started>, ring: bool) {
 
 fn engram_server(started: &mpsc::Sender<Started>, ring: bool) {
     executor().run(async {
-        let listener = listen(started, &sockets(ring));
+        let listener = listen(started, sockets(ring));
         serve(Fake::new(Knobs::default()), listener, Options::default(), std::future::pending())
             .await;
     });

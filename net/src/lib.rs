@@ -17,6 +17,7 @@ mod server;
 pub use backend::{Backend, Demand, Readiness};
 pub use metrics::Registry;
 pub use server::descriptors::connections_per_core;
-pub use server::port::{BindError, Port};
+pub use server::entrance::Entrance;
+pub use server::port::{BindError, Doors, Port};
 pub use server::serve::{Drained, Options, serve};
 pub use server::watch::Timeouts;

@@ -96,11 +96,14 @@ pub struct CoreMetrics {
     pub broken: Counter,
     /// Bytes of request bodies.
     pub received_bytes: Counter,
+    /// Connections that were given to a core with fewer.
+    pub handed_over: Counter,
     in_flight: Counter,
+    core: usize,
 }
 
 impl CoreMetrics {
-    fn new() -> Self {
+    fn new(core: usize) -> Self {
         let outcomes = 1 + Reason::all().count();
         let route = || RouteCounts {
             outcomes: (0..outcomes).map(|_| Counter::default()).collect(),
@@ -114,7 +117,9 @@ impl CoreMetrics {
             open: Counter::default(),
             broken: Counter::default(),
             received_bytes: Counter::default(),
+            handed_over: Counter::default(),
             in_flight: Counter::default(),
+            core,
         }
     }
 
@@ -160,9 +165,9 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Counters for one more core; taken once when it starts to listen.
-    pub fn join(&self) -> Arc<CoreMetrics> {
-        let core = Arc::new(CoreMetrics::new());
+    /// Counters for the core of this number; taken once when it starts to listen.
+    pub fn join(&self, core: usize) -> Arc<CoreMetrics> {
+        let core = Arc::new(CoreMetrics::new(core));
         let mut cores = self.cores.lock().unwrap_or_else(PoisonError::into_inner);
         cores.push(Arc::clone(&core));
         core
@@ -177,6 +182,7 @@ impl Registry {
         write_latency(out, &sum);
         write_operations(out, &sum);
         write_connections(out, &sum);
+        write_cores(out, &cores);
     }
 }
 
@@ -274,6 +280,19 @@ fn write_connections(out: &mut Exposition, sum: Sum<'_>) {
     out.family(Kind::Counter, name, "Connections and requests turned away, by reason.");
     for (index, (_, reason)) in SHED.iter().enumerate() {
         out.sample(name, &[("reason", reason)], sum(&|core| core.shed[index].get()));
+    }
+}
+
+fn write_cores(out: &mut Exposition, cores: &[Arc<CoreMetrics>]) {
+    let name = "engram_http_core_connections";
+    out.family(Kind::Gauge, name, "Connections that are open, by core.");
+    for core in cores {
+        out.sample(name, &[("core", &core.core.to_string())], core.open.get());
+    }
+    let name = "engram_http_connections_handed_over_total";
+    out.family(Kind::Counter, name, "Connections given to a core with fewer, by the giver.");
+    for core in cores {
+        out.sample(name, &[("core", &core.core.to_string())], core.handed_over.get());
     }
 }
 

@@ -13,7 +13,7 @@ use engram_engine::phase::Phase;
 use engram_engine::request::{Answer, Code, Rejection, Request};
 use engram_net::exposition::{Exposition, Kind};
 use engram_net::{Backend, Demand, Readiness};
-use engram_shards::{Counters, Handle, Status};
+use engram_shards::{Counters, Handle, Stalls, Status, Work};
 use serde_json::Value;
 
 use crate::budget::Readings;
@@ -104,7 +104,13 @@ fn readiness(status: &Status) -> Readiness {
 /// metric's.
 type Row = (&'static str, &'static str, fn(&Counters) -> &AtomicU64, f64);
 
-const COUNTERS: [Row; 10] = [
+const COUNTERS: [Row; 11] = [
+    (
+        "engram_shard_woken_total",
+        "Times that a shard slept on work and was woken.",
+        |c| &c.woken,
+        1.0,
+    ),
     (
         "engram_shard_refused_total",
         "Requests refused with 429 because too much was under way.",
@@ -127,6 +133,29 @@ const COUNTERS: [Row; 10] = [
     ("engram_record_cache_misses_total", "Records read from disk.", |c| &c.cache_misses, 1.0),
 ];
 
+/// What held cores too long, where anything did.
+fn write_stalls(status: &Status, out: &mut Exposition) {
+    let held = |count: fn(&Stalls, Work) -> u64, out: &mut Exposition, name, unit: f64| {
+        for (shard, counters) in status.shards().iter().enumerate() {
+            for work in Work::ALL {
+                let value = count(&counters.stalls, work) as f64 / unit;
+                if value > 0.0 {
+                    let labels = [("shard", &*shard.to_string()), ("work", work.name())];
+                    out.sample(name, &labels, value);
+                }
+            }
+        }
+    };
+    let name = "engram_core_held_total";
+    let help = "Pieces of work that held their core for more than 500 microseconds.";
+    out.family(Kind::Counter, name, help);
+    held(Stalls::count, out, name, 1.0);
+    let name = "engram_core_held_longest_seconds";
+    let help = "The longest that such a piece of work has taken.";
+    out.family(Kind::Gauge, name, help);
+    held(Stalls::longest, out, name, 1e6);
+}
+
 fn write_metrics(status: &Status, out: &mut Exposition) {
     let ready = u8::from(status.life().phase().is_ready());
     out.single(Kind::Gauge, "engram_ready", "1 where traffic should come, else 0.", ready);
@@ -137,6 +166,7 @@ fn write_metrics(status: &Status, out: &mut Exposition) {
             out.sample(name, &[("shard", &shard.to_string())], value);
         }
     }
+    write_stalls(status, out);
     let node = "engram_shard_memory_node";
     let help = "NUMA node on which memory of a shard was found; absent where the kernel is silent.";
     out.family(Kind::Gauge, node, help);

@@ -15,7 +15,7 @@ use std::time::Duration;
 use engram_engine::phase::Phase;
 use engram_engine::request::Wait;
 use engram_net::auth::Auth;
-use engram_net::{Options, Port};
+use engram_net::{Doors, Options, Port};
 use engram_platform::sockets::{SocketWay, Sockets};
 use engram_platform::{Finding, PlacementOptions, Preflight, TopologyReport};
 use engram_shards::{CorePlace, Directory, Handle, Running, ShardsError};
@@ -140,8 +140,10 @@ impl Server {
             failure: Mutex::default(),
         });
         let options = options(plan, shards);
-        let (address, shared) = (port.address(), cores.clone());
-        let serve = move |handle| serve_core(handle, port.clone(), options.clone(), shared.clone());
+        let doors = open_doors(port, &config)?;
+        let (address, shared) = (doors.address(), cores.clone());
+        let serve =
+            move |handle| serve_core(handle, doors.clone(), options.clone(), shared.clone());
         let running = engram_shards::start(config, serve).map_err(of_shards)?;
         start_watch(plan, shards, &running, &cores)?;
         Ok(Self { address, running, cores })
@@ -293,25 +295,31 @@ pub fn memory_bytes(asked: Option<u64>) -> Result<u64, Failure> {
     }
 }
 
-async fn serve_core(handle: Handle, port: Port, options: Options, cores: Arc<Cores>) {
+/// Listens for every shard, and steers connections where each shard has a CPU of its own.
+fn open_doors(port: Port, config: &engram_shards::Config) -> Result<Doors, Failure> {
+    let shards = usize::from(config.directory.manifest().shards);
+    let doors = port.listen(shards).map_err(Failure::because("the server can't listen"))?;
+    let cpus: Option<Vec<u32>> = config.places.iter().map(|place| place.cpu).collect();
+    if let Some(cpus) = cpus.filter(|cpus| cpus.len() == shards)
+        && let Err(error) = doors.steer(&cpus)
+    {
+        log::info!("connections are spread by a hash, not to where their packets arrive: {error}");
+    }
+    Ok(doors)
+}
+
+async fn serve_core(handle: Handle, doors: Doors, options: Options, cores: Arc<Cores>) {
     let (sockets, refused) = Sockets::start(cores.sockets);
     if let Some(error) = refused {
         log::warn!("shard {}: {error}; glommio serves its sockets", handle.shard().0);
     }
-    let listener = match port.listen(&sockets) {
-        Ok(listener) => listener,
-        Err(error) => {
-            let mut first = cores.failure.lock().unwrap_or_else(PoisonError::into_inner);
-            first.get_or_insert(Failure::because("a core can't listen")(error));
-            return handle.status().life().stop();
-        }
-    };
+    let entrance = doors.enter(usize::from(handle.shard().0), sockets);
     cores.listening.fetch_add(1, Ordering::Relaxed);
     handle.open();
     let (shard, status) = (handle.shard().0, handle.status().clone());
     let core = Core::new(handle, cores.topology.clone(), cores.readings.clone());
     let stop = status.life().told_to_stop();
-    let drained = engram_net::serve(core, listener, options, stop).await;
+    let drained = engram_net::serve(core, entrance, options, stop).await;
     if drained.cut > 0 {
         log::warn!("shard {shard}: {} connections were cut while draining", drained.cut);
     }

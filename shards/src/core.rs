@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Poll, Waker};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use engram_engine::key::ShardIx;
 use engram_engine::limits;
@@ -31,6 +31,7 @@ use crate::log::Log;
 use crate::mesh::{Delivery, Outbox};
 use crate::notify::Notify;
 use crate::ring::RingDisk;
+use crate::stall::Work;
 use crate::status::{Counters, Status};
 
 /// Envelopes taken from the inbox before sockets get their turn.
@@ -117,6 +118,7 @@ impl Core {
         let mut effects = Vec::new();
         loop {
             let next = self.pending.borrow_mut().pop_front();
+            let (work, begun) = (next.as_ref().map_or(Work::Local, Work::of), Instant::now());
             {
                 let mut shard = self.shard.borrow_mut();
                 match next {
@@ -127,8 +129,15 @@ impl Core {
                 shard.effects(&mut effects);
             }
             effects.drain(..).for_each(|effect| self.perform(effect));
+            self.did(work, begun);
         }
         self.work.notify();
+    }
+
+    fn did(&self, work: Work, begun: Instant) {
+        let counters = self.counters();
+        Counters::add(&counters.steps, 1);
+        counters.stalls.note(self.me.index(), work, begun);
     }
 
     /// Takes so much from the size of the record cache, in units of 1/1000.
@@ -236,7 +245,7 @@ impl Core {
     pub(crate) async fn run_log(self: Rc<Self>) {
         loop {
             self.log.wait_for_records().await;
-            let started = std::time::Instant::now();
+            let started = Instant::now();
             match self.log.flush().await {
                 Ok(flushed) => {
                     let counters = self.counters();
@@ -269,6 +278,7 @@ impl Core {
     pub(crate) async fn run_work(self: Rc<Self>) {
         let mut effects = Vec::new();
         loop {
+            let begun = Instant::now();
             let remaining = {
                 let mut shard = self.shard.borrow_mut();
                 let remaining = shard.work(now());
@@ -278,6 +288,7 @@ impl Core {
             Counters::add(&self.counters().slices, 1);
             self.note_owed();
             effects.drain(..).for_each(|effect| self.perform(effect));
+            self.did(Work::Slice, begun);
             self.finish_local();
             match remaining {
                 Remaining::Nothing => self.work.wait().await,
@@ -324,11 +335,13 @@ impl Core {
     pub(crate) async fn run_ticks(self: Rc<Self>) {
         loop {
             self.started.wait().await;
+            self.counters().busy.store(1, Ordering::Relaxed);
             while self.shard.borrow().in_flight() > 0 {
                 sleep(TICK).await;
                 self.drive(Event::Tick);
                 self.admission.expire();
             }
+            self.counters().busy.store(0, Ordering::Relaxed);
         }
     }
 }

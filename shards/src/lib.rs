@@ -22,7 +22,9 @@ mod ring;
 mod room;
 mod run;
 pub mod segment;
+mod stall;
 mod status;
+mod watchdog;
 
 pub use crate::core::Handle;
 pub use directory::{Directory, Manifest};
@@ -33,4 +35,5 @@ pub use ring::RingDisk;
 pub use room::{Room, Rooms};
 pub use run::{Config, CorePlace, Running, start};
 pub use segment::DISK_RESERVE_BYTES;
+pub use stall::{HELD_MAX, Stalls, Work};
 pub use status::{Counters, Status};

@@ -29,6 +29,7 @@ use crate::ring::RingDisk;
 use crate::room::{Room, Rooms};
 use crate::segment::{SEGMENT_BYTES, SegmentHeader};
 use crate::status::Status;
+use crate::watchdog;
 
 /// Where one shard runs.
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +114,7 @@ where
     let (senders, receivers) = inboxes(manifest.shards);
     let (rooms, changes) = Rooms::new(manifest.shards);
     let directory = Arc::new(config.directory);
+    let mut alarms = watchdog::start(status.clone(), &senders).into_iter();
     let mut executors = Vec::new();
     for ((shard, inbox), changes) in (0..manifest.shards).zip(receivers).zip(changes) {
         let place = config.places[usize::from(shard) % config.places.len()];
@@ -122,6 +124,7 @@ where
             directory: directory.clone(),
             outbox: senders.clone(),
             inbox,
+            alarm: alarms.next().expect("each inbox has its alarm"),
             changes,
             status: status.clone(),
             serving: serving.clone(),
@@ -155,6 +158,7 @@ struct ShardStart {
     directory: Arc<Directory>,
     outbox: Vec<flume::Sender<Delivery>>,
     inbox: Receiver<Delivery>,
+    alarm: Receiver<()>,
     changes: Receiver<Room>,
     status: Arc<Status>,
     serving: Arc<AtomicU16>,
@@ -202,6 +206,10 @@ async fn rise(start: &ShardStart, handle: &Handle) -> Result<(), ShardsError> {
     );
     let inbox = core.clone().run_inbox(start.inbox.clone());
     glommio::spawn_local_into(inbox, messages)
+        .map_err(|error| ShardsError::Executor { reason: error.to_string() })?
+        .detach();
+    let alarm = watchdog::listen(start.alarm.clone(), start.status.clone(), me.index());
+    glommio::spawn_local_into(alarm, messages)
         .map_err(|error| ShardsError::Executor { reason: error.to_string() })?
         .detach();
     glommio::spawn_local(core.clone().run_outbox()).detach();

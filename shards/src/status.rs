@@ -12,6 +12,7 @@ use engram_engine::phase::Phase;
 
 use crate::life::Life;
 use crate::memory_node::MemoryNode;
+use crate::stall::Stalls;
 
 /// Counters of one shard, alone on its cache lines.
 #[derive(Debug, Default)]
@@ -52,6 +53,14 @@ pub struct Counters {
     pub memory_node: MemoryNode,
     /// Requests that this shard was home of.
     pub requests: AtomicU64,
+    /// Events and slices that it has done.
+    pub steps: AtomicU64,
+    /// 1 while operations are under way.
+    pub busy: AtomicU64,
+    /// Times that it slept on work and was woken.
+    pub woken: AtomicU64,
+    /// What held its core too long.
+    pub stalls: Stalls,
 }
 
 impl Counters {

@@ -5,6 +5,7 @@
 //! *Not here*: what requests mean (`api`).
 
 pub mod descriptors;
+pub mod entrance;
 pub mod port;
 pub mod refused;
 pub mod reply;

@@ -3,24 +3,26 @@
 //! *Invariants*: while a [`Port`] lives, no other process gets one for the same address, whoever
 //! its user is.
 //!
-//! *Not here*: which core gets which connection (the kernel decides, by hash or by a program).
+//! *Not here*: how cores share what comes (`entrance`).
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener as ProbeListener, TcpStream};
-use std::sync::Arc;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use engram_platform::sockets::{Listener, Sockets};
+use engram_platform::sockets::{Sockets, steer_by_cpu};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::entrance::{Cores, Entrance};
 
 /// How long a listener on this machine may take to be found.
 const CONNECT_TIME: Duration = Duration::from_secs(1);
 /// Connections that may wait to be accepted by one core.
 const QUEUE: i32 = 1024;
 
-/// The right to listen on an address; cheap to clone, one clone for each core.
-#[derive(Clone, Debug)]
+/// The right to listen on an address.
+#[derive(Debug)]
 pub struct Port {
     address: SocketAddr,
     /// Bound, never listening: it keeps the port from whoever asks for it exclusively, and a port
@@ -71,7 +73,7 @@ impl Port {
             _ => BindError::Refused(address, error),
         };
         // A listener without SO_REUSEPORT fails where anyone listens, even this same user.
-        let address = match ProbeListener::bind(address).and_then(|probe| probe.local_addr()) {
+        let address = match TcpListener::bind(address).and_then(|probe| probe.local_addr()) {
             Ok(address) => address,
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_silent(address) => address,
             Err(error) => return Err(refused(error)),
@@ -85,19 +87,57 @@ impl Port {
         self.address
     }
 
-    /// Starts to listen on this core; to be called inside its executor.
+    /// Listens for so many cores; connections wait until the cores take them.
     ///
     /// # Errors
     /// Where the system refuses.
-    pub fn listen(&self, sockets: &Sockets) -> Result<Listener, BindError> {
-        let listening = shared_socket(self.address).and_then(|socket| {
-            // Accepted sockets inherit it: answers are not held back to be joined.
-            socket.set_nodelay(true)?;
-            socket.listen(QUEUE)?;
-            Ok(socket)
-        });
-        let socket = listening.map_err(|error| BindError::Refused(self.address, error))?;
-        Ok(sockets.listener(socket.into()))
+    pub fn listen(self, cores: usize) -> Result<Doors, BindError> {
+        let listen = |_| listening_socket(self.address).map(|listener| Mutex::new(Some(listener)));
+        let listeners: io::Result<Vec<_>> = (0..cores).map(listen).collect();
+        match listeners {
+            Ok(listeners) => Ok(Doors {
+                address: self.address,
+                _claim: self._claim,
+                listeners: listeners.into(),
+                cores: Cores::new(cores),
+            }),
+            Err(error) => Err(BindError::Refused(self.address, error)),
+        }
+    }
+}
+
+/// The listeners of all cores; cheap to clone, one clone for each core.
+#[derive(Clone, Debug)]
+pub struct Doors {
+    address: SocketAddr,
+    _claim: Arc<Socket>,
+    /// Taken by each core when it starts.
+    listeners: Arc<[Mutex<Option<TcpListener>>]>,
+    cores: Arc<Cores>,
+}
+
+impl Doors {
+    /// The address, with the port that the system chose.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Gives each connection to the core on whose CPU its packets arrive; before any core enters.
+    ///
+    /// # Errors
+    /// Where the kernel refuses it: connections are then spread by a hash.
+    pub fn steer(&self, cpus: &[u32]) -> io::Result<()> {
+        assert_eq!(cpus.len(), self.listeners.len(), "each core has its CPU");
+        let Some(first) = self.listeners.first() else { return Ok(()) };
+        let first = first.lock().unwrap_or_else(PoisonError::into_inner);
+        first.as_ref().map_or(Ok(()), |listener| steer_by_cpu(listener, cpus))
+    }
+
+    /// The entrance of a core; once, inside its executor.
+    pub fn enter(&self, core: usize, sockets: Sockets) -> Entrance {
+        let listener = self.listeners[core].lock().unwrap_or_else(PoisonError::into_inner).take();
+        let listener = sockets.listener(listener.expect("each core enters once"));
+        Entrance::new(core, listener, sockets, self.cores.clone())
     }
 }
 
@@ -106,6 +146,14 @@ impl Port {
 fn is_silent(address: SocketAddr) -> bool {
     let attempt = TcpStream::connect_timeout(&address, CONNECT_TIME);
     attempt.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+fn listening_socket(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = shared_socket(address)?;
+    // Accepted sockets inherit it: answers are not held back to be joined.
+    socket.set_nodelay(true)?;
+    socket.listen(QUEUE)?;
+    Ok(socket.into())
 }
 
 fn shared_socket(address: SocketAddr) -> io::Result<Socket> {
@@ -134,7 +182,7 @@ mod tests {
         drop(server_side);
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
         drop((client, listener));
-        assert!(ProbeListener::bind(address).is_err(), "the old connection waits out");
+        assert!(TcpListener::bind(address).is_err(), "the old connection waits out");
         assert_eq!(Port::claim(address).unwrap().address(), address);
     }
 }

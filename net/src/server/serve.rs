@@ -14,7 +14,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use engram_engine::request::Wait;
-use engram_platform::sockets::{Listener, Socket};
+use engram_platform::sockets::Socket;
 use futures_lite::AsyncReadExt;
 use futures_lite::AsyncWriteExt;
 use futures_lite::future::{or, poll_once};
@@ -22,6 +22,7 @@ use glommio::timer::sleep;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 
+use super::entrance::Entrance;
 use super::refused;
 use super::stream::{READ_BYTES_MAX, Scratch, Stream, scratch};
 use super::watch::{Connections, End, SWEEP_INTERVAL, Timeouts, Watched};
@@ -41,6 +42,10 @@ const LINGER: Duration = Duration::from_millis(500);
 /// What is read and dropped of an unread body after the answer, and for how long.
 const DISCARD_BYTES_MAX: usize = 4 << 20;
 const DISCARD_TIME: Duration = Duration::from_secs(2);
+/// How often it is looked at how far draining is.
+const DRAIN_PAUSE: Duration = Duration::from_millis(10);
+/// How long a connection that has begun may take to be there, before the listener is closed.
+const HANDSHAKE_TIME: Duration = Duration::from_millis(100);
 /// Rest after accepting failed, for instance for want of descriptors.
 const ACCEPT_REST: Duration = Duration::from_millis(5);
 
@@ -97,6 +102,9 @@ struct Shared<B> {
     connections: Connections,
     scratch: Scratch,
     stage: Cell<Stage>,
+    entrance: Entrance,
+    /// Clients that are told that the server goes.
+    goodbyes: Cell<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,17 +120,17 @@ enum Stage {
 
 /// Serves until `stop` is ready, then drains; to be awaited inside the core's executor.
 ///
-/// The listener stays open after that, and turns connections away with 503, until the executor
-/// ends: closing it would reset what waits in its queue.
+/// At the end no connection is reset that has begun: once all cores are done the listeners hear of no
+/// new ones, and those that wait in their queues are told that the server goes.
 pub async fn serve<B: Backend>(
     backend: B,
-    listener: Listener,
+    entrance: Entrance,
     options: Options,
     stop: impl Future<Output = ()>,
 ) -> Drained {
     let core = Core {
         backend,
-        metrics: options.registry.join(),
+        metrics: options.registry.join(entrance.core()),
         registry: options.registry.clone(),
         budget: Budget::new(options.body_bytes_max),
         uuids: Uuids::new(),
@@ -137,16 +145,25 @@ pub async fn serve<B: Backend>(
         connections: Connections::new(),
         scratch: scratch(),
         stage: Cell::new(Stage::Serving),
+        entrance,
+        goodbyes: Cell::new(0),
     });
-    glommio::spawn_local(accept(Rc::clone(&shared), listener)).detach();
+    glommio::spawn_local(accept(Rc::clone(&shared))).detach();
+    glommio::spawn_local(receive(Rc::clone(&shared))).detach();
     glommio::spawn_local(sweep(Rc::clone(&shared))).detach();
     stop.await;
     drain(&shared).await
 }
 
-async fn accept<B: Backend>(shared: Rc<Shared<B>>, listener: Listener) {
+async fn accept<B: Backend>(shared: Rc<Shared<B>>) {
     loop {
-        match listener.accept().await {
+        match shared.entrance.accept().await {
+            Ok(stream) if shared.stage.get() == Stage::Serving => {
+                match shared.entrance.share(stream) {
+                    Some(stream) => admit(&shared, stream),
+                    None => shared.core.metrics.handed_over.add(1),
+                }
+            }
             Ok(stream) => admit(&shared, stream),
             Err(_) => {
                 shared.connections.make_room();
@@ -156,12 +173,21 @@ async fn accept<B: Backend>(shared: Rc<Shared<B>>, listener: Listener) {
     }
 }
 
+/// Takes what other cores give away.
+async fn receive<B: Backend>(shared: Rc<Shared<B>>) {
+    loop {
+        let stream = shared.entrance.receive().await;
+        admit(&shared, stream);
+    }
+}
+
 fn admit<B: Backend>(shared: &Rc<Shared<B>>, stream: Socket) {
     let metrics = &shared.core.metrics;
     metrics.accepted.add(1);
-    if shared.stage.get() == Stage::Closed {
+    if shared.stage.get() >= Stage::Closed {
         metrics.shed(Shed::Draining);
-        glommio::spawn_local(say_goodbye(stream)).detach();
+        shared.goodbyes.set(shared.goodbyes.get() + 1);
+        glommio::spawn_local(say_goodbye(Rc::clone(shared), stream)).detach();
         return;
     }
     let full = shared.connections.open() >= shared.options.connections_max;
@@ -170,8 +196,14 @@ fn admit<B: Backend>(shared: &Rc<Shared<B>>, stream: Socket) {
         return turn_away(stream);
     }
     let (slot, watched) = shared.connections.add();
-    metrics.open.set(shared.connections.open() as u64);
+    count_open(shared);
     glommio::spawn_local(connection(Rc::clone(shared), stream, slot, watched)).detach();
+}
+
+fn count_open<B>(shared: &Shared<B>) {
+    let open = shared.connections.open();
+    shared.core.metrics.open.set(open as u64);
+    shared.entrance.has_open(open);
 }
 
 /// One attempt to say why; a fresh socket takes these few bytes.
@@ -183,11 +215,12 @@ fn turn_away(mut stream: Socket) {
 
 /// Says that the server goes, and waits till the client has taken that: a socket that is closed
 /// with a request unread is reset, and the answer with it.
-async fn say_goodbye(mut stream: Socket) {
+async fn say_goodbye<B>(shared: Rc<Shared<B>>, mut stream: Socket) {
     let said = stream.write_all(refused::answer(Fault::OverCapacity)).await.is_ok();
     if said && end_sending(&mut stream).await {
         client_goes(&mut stream).await;
     }
+    shared.goodbyes.set(shared.goodbyes.get() - 1);
 }
 
 async fn sweep<B: Backend>(shared: Rc<Shared<B>>) {
@@ -206,7 +239,7 @@ async fn connection<B: Backend>(
     let stream = Stream::new(stream, Rc::clone(&watched), Rc::clone(&shared.scratch));
     converse(&shared, stream, &watched).await;
     shared.connections.remove(slot);
-    shared.core.metrics.open.set(shared.connections.open() as u64);
+    count_open(&shared);
 }
 
 async fn converse<B: Backend>(
@@ -326,12 +359,33 @@ async fn drain<B: Backend>(shared: &Rc<Shared<B>>) -> Drained {
     advance(Stage::Closing);
     wait_for_none(shared, start + shared.options.drain).await;
     advance(Stage::Closed);
-    Drained { cut: shared.connections.open() }
+    let cut = shared.connections.open();
+    close_entrance(shared, start + shared.options.drain).await;
+    Drained { cut }
+}
+
+/// Waits for the other cores, which would get what this one does not hear of; then hears of no new
+/// connections, and tells those that have begun that the server goes.
+async fn close_entrance<B: Backend>(shared: &Rc<Shared<B>>, until: Instant) {
+    shared.entrance.is_done();
+    while Instant::now() < until
+        && !shared.entrance.all_are_done()
+        && !shared.core.backend.is_hurried()
+    {
+        sleep(DRAIN_PAUSE).await;
+    }
+    // Where the kernel refuses it, connections that come while this ends are reset.
+    let _ = shared.entrance.close();
+    sleep(HANDSHAKE_TIME).await;
+    let until = Instant::now() + DISCARD_TIME;
+    while shared.goodbyes.get() > 0 && Instant::now() < until {
+        sleep(DRAIN_PAUSE).await;
+    }
 }
 
 async fn wait_for_none<B: Backend>(shared: &Rc<Shared<B>>, until: Instant) {
     while Instant::now() < until && !shared.core.backend.is_hurried() {
-        sleep(Duration::from_millis(10)).await;
+        sleep(DRAIN_PAUSE).await;
         if shared.stage.get() >= Stage::Closing {
             if shared.connections.open() == 0 {
                 return;

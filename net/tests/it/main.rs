@@ -5,6 +5,7 @@
 mod bad_input;
 mod client;
 mod contract;
+mod cores;
 mod fake;
 mod hostile;
 mod server;

@@ -16,8 +16,8 @@ use crate::fake::{Fake, Knobs};
 pub struct Server {
     pub address: SocketAddr,
     pub knobs: Knobs,
-    stop: mpsc::Sender<()>,
-    thread: Option<JoinHandle<Drained>>,
+    stops: Vec<mpsc::Sender<()>>,
+    threads: Vec<JoinHandle<Drained>>,
 }
 
 impl Server {
@@ -26,24 +26,37 @@ impl Server {
     }
 
     pub fn with(options: Options) -> Self {
+        Self::on_cores(1, options)
+    }
+
+    /// A server of so many threads.
+    pub fn on_cores(count: usize, options: Options) -> Self {
         let port = Port::claim("127.0.0.1:0".parse().unwrap()).unwrap();
+        let doors = port.listen(count).unwrap();
         let knobs = Knobs::default();
-        let (stop, stopped) = mpsc::channel();
         let (listening, listens) = mpsc::channel();
-        let address = port.address();
-        let fake_knobs = knobs.clone();
-        let builder =
-            LocalExecutorBuilder::new(Placement::Unbound).io_memory(256 << 10).ring_depth(32);
-        let thread = std::thread::spawn(move || {
-            let executor = builder.make().expect("io_uring is available");
-            executor.run(async move {
-                let listener = port.listen(&sockets()).unwrap();
-                listening.send(()).unwrap();
-                serve(Fake::new(fake_knobs), listener, options, stop_signal(stopped)).await
-            })
-        });
-        listens.recv_timeout(Duration::from_secs(10)).expect("the server listens");
-        Self { address, knobs, stop, thread: Some(thread) }
+        let (mut stops, mut threads) = (Vec::new(), Vec::new());
+        for core in 0..count {
+            let (stop, stopped) = mpsc::channel();
+            let (doors, options) = (doors.clone(), options.clone());
+            let (knobs, listening) = (knobs.clone(), listening.clone());
+            stops.push(stop);
+            threads.push(std::thread::spawn(move || {
+                let builder = LocalExecutorBuilder::new(Placement::Unbound);
+                let builder = builder.io_memory(256 << 10).ring_depth(32);
+                let executor = builder.make().expect("io_uring is available");
+                executor.run(async move {
+                    let entrance = doors.enter(core, sockets());
+                    drop(doors);
+                    listening.send(()).unwrap();
+                    serve(Fake::new(knobs), entrance, options, stop_signal(stopped)).await
+                })
+            }));
+        }
+        for _ in 0..count {
+            listens.recv_timeout(Duration::from_secs(10)).expect("the server listens");
+        }
+        Self { address: doors.address(), knobs, stops, threads }
     }
 
     pub fn client(&self) -> Client {
@@ -52,19 +65,22 @@ impl Server {
 
     /// Begins to drain.
     pub fn stop(&self) {
-        let _ = self.stop.send(());
+        for stop in &self.stops {
+            let _ = stop.send(());
+        }
     }
 
     /// Drains and waits for the end.
     pub fn join(mut self) -> Drained {
         self.stop();
-        self.thread.take().unwrap().join().unwrap()
+        let ended = self.threads.drain(..).map(|thread| thread.join().unwrap().cut);
+        Drained { cut: ended.sum() }
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.stop.send(());
+        self.stop();
     }
 }
 
@@ -75,10 +91,14 @@ async fn stop_signal(stopped: mpsc::Receiver<()>) {
     poll_fn(|_| std::task::Poll::Ready(())).await;
 }
 
-/// What serves sockets in these tests: `ENGRAM_TEST_SOCKETS=glommio` says glommio.
+/// `ENGRAM_TEST_SOCKETS=glommio` lets glommio serve the sockets of these tests.
+pub fn serves_by_glommio() -> bool {
+    std::env::var("ENGRAM_TEST_SOCKETS").is_ok_and(|way| way == "glommio")
+}
+
 fn sockets() -> Sockets {
-    match std::env::var("ENGRAM_TEST_SOCKETS").as_deref() {
-        Ok("glommio") => Sockets::Glommio,
-        _ => Sockets::Ring(Ring::start().expect("the kernel has a ring for sockets")),
+    if serves_by_glommio() {
+        return Sockets::Glommio;
     }
+    Sockets::Ring(Ring::start().expect("the kernel has a ring for sockets"))
 }

@@ -7,11 +7,12 @@
 //! *Not here*: what the bytes mean (`net`).
 
 mod ring;
+mod steering;
 
 use std::future::poll_fn;
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -19,6 +20,7 @@ use futures_lite::{AsyncRead, AsyncWrite};
 
 pub use ring::{Mode, NETWORK_RING_COMPLETIONS, NETWORK_RING_ENTRIES, Ring, RingError};
 use ring::{RingListener, RingSocket};
+pub use steering::steer_by_cpu;
 
 /// What is asked for to serve sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +45,8 @@ pub enum Sockets {
 pub enum Listener {
     /// On a ring.
     Ring(RingListener),
-    /// On glommio.
-    Glommio(glommio::net::TcpListener),
+    /// On glommio; with its number, which glommio does not tell.
+    Glommio(glommio::net::TcpListener, RawFd),
 }
 
 /// A connected socket.
@@ -68,20 +70,44 @@ impl Sockets {
         }
     }
 
+    /// Receives and sends on a connected socket.
+    pub fn socket(&self, fd: OwnedFd) -> Socket {
+        match self {
+            Self::Ring(ring) => Socket::Ring(ring.socket(fd)),
+            Self::Glommio => {
+                let fd = fd.into_raw_fd();
+                // SAFETY: the descriptor is handed over.
+                Socket::Glommio(unsafe { glommio::net::TcpStream::from_raw_fd(fd) })
+            }
+        }
+    }
+
     /// Accepts on a socket that listens.
     pub fn listener(&self, listener: TcpListener) -> Listener {
         let fd = OwnedFd::from(listener);
         match self {
             Self::Ring(ring) => Listener::Ring(ring.listener(fd)),
-            // SAFETY: the descriptor is handed over.
-            Self::Glommio => Listener::Glommio(unsafe {
-                glommio::net::TcpListener::from_raw_fd(fd.into_raw_fd())
-            }),
+            Self::Glommio => {
+                let fd = fd.into_raw_fd();
+                // SAFETY: the descriptor is handed over.
+                Listener::Glommio(unsafe { glommio::net::TcpListener::from_raw_fd(fd) }, fd)
+            }
         }
     }
 }
 
 impl Listener {
+    /// No new connection comes from now on; those that have begun can still be accepted.
+    ///
+    /// # Errors
+    /// Where the kernel refuses it: then they go on coming.
+    pub fn hear_no_more(&self) -> io::Result<()> {
+        match self {
+            Self::Ring(listener) => listener.with_descriptor(steering::hear_no_more),
+            Self::Glommio(_, fd) => steering::hear_no_more(fd),
+        }
+    }
+
     /// The next connection.
     ///
     /// # Errors
@@ -89,7 +115,7 @@ impl Listener {
     pub async fn accept(&self) -> io::Result<Socket> {
         match self {
             Self::Ring(listener) => poll_fn(|cx| listener.poll_accept(cx)).await.map(Socket::Ring),
-            Self::Glommio(listener) => {
+            Self::Glommio(listener, _) => {
                 listener.accept().await.map(Socket::Glommio).map_err(Into::into)
             }
         }
@@ -97,6 +123,17 @@ impl Listener {
 }
 
 impl Socket {
+    /// The socket alone, for another core; this one where it can't leave its core.
+    ///
+    /// # Errors
+    /// The socket itself, where it is glommio's or has been used.
+    pub fn into_descriptor(self) -> Result<OwnedFd, Self> {
+        match self {
+            Self::Ring(socket) => socket.into_descriptor().map_err(Self::Ring),
+            Self::Glommio(_) => Err(self),
+        }
+    }
+
     /// Lets closing reset the connection, so that what the client did not take is not kept for it.
     pub fn reset_on_close(&self) {
         match self {

@@ -31,6 +31,23 @@ impl RingSocket {
         self.ring.with(|table| act(table.descriptor(self.slot)));
     }
 
+    /// The socket alone, where nothing has happened on it.
+    ///
+    /// # Errors
+    /// The socket itself, where something has.
+    pub fn into_descriptor(self) -> Result<OwnedFd, Self> {
+        match self.ring.with(|table| table.release(self.slot)) {
+            Some(fd) => {
+                // Its place is free: there is nothing left to drop but the hold on the ring.
+                let mut left = std::mem::ManuallyDrop::new(self);
+                // SAFETY: the field is dropped once, here, and never used again.
+                unsafe { std::ptr::drop_in_place(&raw mut left.ring) };
+                Ok(fd)
+            }
+            None => Err(self),
+        }
+    }
+
     fn end_sending(&self) -> io::Result<()> {
         self.ring.with(|table| {
             let fd = table.descriptor(self.slot).as_raw_fd();
@@ -99,6 +116,11 @@ pub struct RingListener {
 impl RingListener {
     pub(super) fn new(ring: Ring, slot: u32) -> Self {
         Self { ring, slot }
+    }
+
+    /// Does something with the descriptor.
+    pub fn with_descriptor<T>(&self, act: impl FnOnce(&OwnedFd) -> T) -> T {
+        self.ring.with(|table| act(table.listening_descriptor(self.slot)))
     }
 
     /// The next connection.

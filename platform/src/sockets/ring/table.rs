@@ -551,6 +551,27 @@ impl Table {
         self.woken.pop()
     }
 
+    /// The descriptor of a socket on which nothing has happened; its place is free then.
+    pub(super) fn release(&mut self, slot: u32) -> Option<OwnedFd> {
+        let socket = self.connected(slot);
+        let fresh =
+            !socket.receiving && !socket.sending && !socket.ended && socket.inbox.is_empty();
+        if !fresh {
+            return None;
+        }
+        let place = std::mem::replace(&mut self.places[slot as usize], Place::Free);
+        self.free.push(slot);
+        match place {
+            Place::Connected(socket) => Some(socket.fd),
+            Place::Free | Place::Listening(_) => None,
+        }
+    }
+
+    /// The descriptor of a listening socket.
+    pub(super) fn listening_descriptor(&mut self, slot: u32) -> &OwnedFd {
+        &self.listening(slot).fd
+    }
+
     /// The descriptor of a connected socket.
     pub(super) fn descriptor(&mut self, slot: u32) -> &OwnedFd {
         &self.connected(slot).fd
