@@ -92,7 +92,7 @@ impl Work {
             Event::Fetched { .. } | Event::FetchedCold { .. } | Event::StoredCold { .. } => {
                 Self::Fetched
             }
-            Event::Poisoned | Event::Budget(_) | Event::Tick => Self::Control,
+            Event::Poisoned | Event::Budget(_) | Event::Drain | Event::Tick => Self::Control,
             Event::Local => Self::Local,
         }
     }

@@ -24,6 +24,8 @@ use super::{Ring, RingError};
 const SLICE: Duration = Duration::from_micros(45);
 /// Anything above zero lets the executor look.
 const REST: Duration = Duration::from_micros(1);
+/// How long to wait after the event could not be waited for.
+const RETRY: Duration = Duration::from_millis(1);
 /// Bytes of the count that an event holds.
 const EVENT_BYTES: usize = 8;
 
@@ -49,18 +51,35 @@ fn event() -> io::Result<OwnedFd> {
 async fn listen(table: Weak<RefCell<Table>>, event: OwnedFd) {
     // SAFETY: the descriptor is handed over; glommio closes it with the file.
     let event = unsafe { BufferedFile::from_raw_fd(event.into_raw_fd()) };
-    while event.read_at(0, EVENT_BYTES).await.is_ok() {
+    loop {
+        let read = event.read_at(0, EVENT_BYTES).await;
         let Some(table) = table.upgrade() else { return };
         Ring { table }.with(Table::wake_driver);
+        if read.is_err() {
+            // Interrupted, or out of memory for a moment: the driver has looked meanwhile.
+            sleep(RETRY).await;
+        }
     }
+}
+
+/// Sleeps until there is something to do; false where there was already, as when the kernel is out
+/// of memory and takes nothing.
+async fn wait_for_work(ring: &Ring) -> bool {
+    let mut slept = false;
+    poll_fn(|cx| {
+        let polled = ring.with(|table| table.poll_work(cx));
+        slept |= polled.is_pending();
+        polled
+    })
+    .await;
+    ring.with(Table::awake);
+    slept
 }
 
 async fn drive(ring: Ring) {
     let mut slice = Instant::now();
     loop {
-        if ring.with(Table::turn) == 0 {
-            poll_fn(|cx| ring.with(|table| table.poll_work(cx))).await;
-            ring.with(Table::awake);
+        if ring.with(Table::turn) == 0 && wait_for_work(&ring).await {
             slice = Instant::now();
             continue;
         }

@@ -13,7 +13,7 @@ use std::sync::atomic::{Ordering, fence};
 use std::task::{Context, Poll, Waker};
 
 use io_uring::squeue::Entry;
-use io_uring::types::{CancelBuilder, Fd};
+use io_uring::types::{CancelBuilder, Fd, Timespec};
 use io_uring::{IoUring, cqueue, opcode};
 
 use super::buffers::{Buffers, GROUP};
@@ -581,7 +581,8 @@ impl Table {
 impl Drop for Table {
     fn drop(&mut self) {
         // The kernel must not write to buffers that are about to be freed.
-        let _ = self.uring.submitter().register_sync_cancel(None, CancelBuilder::any());
+        let patience = Timespec::new().sec(1);
+        let _ = self.uring.submitter().register_sync_cancel(Some(patience), CancelBuilder::any());
     }
 }
 
