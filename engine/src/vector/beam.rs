@@ -113,6 +113,9 @@ pub struct Beam {
     met: Met,
     /// The nearest points, nearest first: all of them, or those accepted.
     pub found: Vec<Near>,
+    /// Every point that was compared, where that is wanted.
+    met_all: Vec<Near>,
+    keeps_all: bool,
     width: usize,
     cursor: usize,
     /// Points to go on from, where only some are accepted.
@@ -127,14 +130,35 @@ impl Beam {
         self.met.reset(points);
         self.found.clear();
         self.frontier.clear();
+        self.met_all.clear();
+        self.keeps_all = false;
         self.width = width;
         self.cursor = 0;
         self.compared = 0;
     }
 
+    /// Whether the points that are compared and not among the nearest `width` are kept as well.
+    pub fn keep_all(&mut self, keeps_all: bool) {
+        self.keeps_all = keeps_all;
+    }
+
+    /// What was found: the nearest `count` of all that was compared, where that was kept, in any
+    /// order; else the nearest, nearest first.
+    pub fn best(&mut self, count: usize) -> &[Near] {
+        if !self.keeps_all {
+            return &self.found;
+        }
+        if count < self.met_all.len() {
+            self.met_all.select_nth_unstable(count);
+            self.met_all.truncate(count);
+        }
+        &self.met_all
+    }
+
     /// A point to start from.
     pub fn enter(&mut self, near: Near) {
         if self.met.is_new(near.point()) {
+            self.met_all.push(near);
             self.keep(near);
         }
     }
@@ -159,6 +183,9 @@ impl Beam {
                 prefetch(ground.layer.row(next.point()));
             }
             self.visit(ground, pivot, point, |beam, near| {
+                if beam.keeps_all {
+                    beam.met_all.push(near);
+                }
                 if beam.admits(near) {
                     beam.keep(near);
                 }
@@ -241,7 +268,8 @@ impl Beam {
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        let found = (self.found.capacity() + self.frontier.capacity()) * size_of::<Near>();
+        let found = self.found.capacity() + self.frontier.capacity() + self.met_all.capacity();
+        let found = found * size_of::<Near>();
         self.met.bytes() + found
     }
 }

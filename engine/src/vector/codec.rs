@@ -433,26 +433,19 @@ fn encode_bytes(values: &[f64], codes: &mut [i8]) -> (f32, u32) {
     ((product / f64::from(squares)).min(f64::from(f32::MAX)) as f32, squares)
 }
 
-/// A query as 16-bit integers in planes of `lines` lines.
+/// A query as 16-bit integers, for rows of `lines` lines.
 fn wide(values: &[f64], lines: usize) -> Pivot {
     let largest = values.iter().fold(0f64, |m, x| m.max(x.abs()));
-    let mut planes =
-        Planes { high: vec![Line::ZERO; lines], low: vec![Line::ZERO; lines], high_sum: 0 };
-    if largest == 0.0 {
-        return Pivot::Wide { planes, scale: 0.0, squares: 0.0 };
-    }
-    let high: &mut [i8] = bytemuck::cast_slice_mut(&mut planes.high);
-    let low: &mut [u8] = bytemuck::cast_slice_mut(&mut planes.low);
-    let mut squares = 0f64;
-    for (position, value) in values.iter().enumerate() {
-        let integer = (value / largest * WIDE_MAX).round_ties_even() as i16;
-        high[position] = (integer >> 8) as i8;
-        low[position] = (integer & 0xff) as u8;
-        squares += f64::from(integer).powi(2);
-    }
-    planes.high_sum = high.iter().map(|&x| i32::from(x)).sum();
-    Pivot::Wide { planes, scale: largest / WIDE_MAX, squares }
+    // A query of zeros stays zero, whatever it is multiplied by.
+    let (unit, scale) =
+        if largest == 0.0 { (0.0, 0.0) } else { (WIDE_MAX / largest, largest / WIDE_MAX) };
+    let integers: Vec<i16> =
+        values.iter().map(|value| (value * unit).round_ties_even() as i16).collect();
+    let squares = integers.iter().map(|&x| f64::from(x).powi(2)).sum();
+    Pivot::Wide { planes: Planes::of(&integers, lines), scale, squares }
 }
 
-// The sums of 32 bits in the kernels can't overflow: 255 * 127 a dimension is the largest term.
+// The sums of 32 bits in the kernels can't overflow: 255 * 127 a dimension is the largest term of
+// bytes; of 16-bit integers a sum of 32 bits takes every eighth.
 const _: () = assert!((limits::DIMENSIONS_MAX as i64) * 255 * 128 < i32::MAX as i64);
+const _: () = assert!((limits::DIMENSIONS_MAX as i64) / 8 * 32_767 * 127 < i32::MAX as i64);

@@ -30,15 +30,43 @@ pub enum Kernel {
     Avx512,
 }
 
-/// Signed 16-bit integers in two planes: element `i` is `256 * high[i] + low[i]`.
+/// Signed 16-bit integers, as each kernel likes them: as they are, and in two planes, element `i`
+/// being `256 * high[i] + low[i]`.
 #[derive(Clone, Debug, Default)]
 pub struct Planes {
+    /// The integers in order: two lines for each line of a plane.
+    pub words: Vec<Line>,
     /// Upper bytes, signed.
     pub high: Vec<Line>,
     /// Lower bytes, unsigned.
     pub low: Vec<Line>,
     /// Sum of the upper bytes.
     pub high_sum: i32,
+}
+
+impl Planes {
+    /// Takes integers, filled up with zeros to whole lines.
+    pub fn of(integers: &[i16], lines: usize) -> Self {
+        let mut planes = Self {
+            words: vec![Line::ZERO; 2 * lines],
+            high: vec![Line::ZERO; lines],
+            low: vec![Line::ZERO; lines],
+            high_sum: integers.iter().map(|x| i32::from(x >> 8)).sum(),
+        };
+        let words: &mut [i16] = bytemuck::cast_slice_mut(&mut planes.words);
+        words[..integers.len()].copy_from_slice(integers);
+        let high: &mut [i8] = bytemuck::cast_slice_mut(&mut planes.high);
+        high.iter_mut().zip(integers).for_each(|(high, x)| *high = (x >> 8) as i8);
+        let low: &mut [u8] = bytemuck::cast_slice_mut(&mut planes.low);
+        low.iter_mut().zip(integers).for_each(|(low, x)| *low = (x & 0xff) as u8);
+        planes
+    }
+
+    /// Lines of one plane.
+    fn lines(&self) -> usize {
+        assert!(self.words.len() == 2 * self.high.len() && self.low.len() == self.high.len());
+        self.high.len()
+    }
 }
 
 /// Several rows of a table.
@@ -131,7 +159,7 @@ impl Kernel {
     /// Inner product of 16-bit integers in planes with a row of signed bytes.
     #[inline]
     pub fn dot_i16(self, a: &Planes, b: &[Line]) -> i64 {
-        assert!(a.high.len() == b.len() && a.low.len() == b.len());
+        assert!(a.lines() == b.len());
         dispatch!(self, dot_i16_avx512, dot_i16_vnni, dot_i16_avx2, dot_i16, (a, b))
     }
 
@@ -150,8 +178,7 @@ impl Kernel {
 
     /// Inner products of 16-bit integers in planes with several rows of a table.
     pub fn dots_i16(self, a: &Planes, table: &Table<'_>, out: &mut [i64]) {
-        let width = table.rows.width();
-        assert!(a.high.len() == width && a.low.len() == width && table.which.len() <= out.len());
+        assert!(a.lines() == table.rows.width() && table.which.len() <= out.len());
         dispatch!(self, dots_i16_avx512, dots_i16_vnni, dots_i16_avx2, dots_i16, (a, table, out));
     }
 
@@ -196,6 +223,15 @@ pub fn prefetch<T>(row: &[T]) {
     x86::prefetch(row);
     #[cfg(not(target_arch = "x86_64"))]
     let _ = row;
+}
+
+/// The same for so many cache lines from an address on, whatever lies there.
+#[inline]
+pub fn prefetch_lines<T>(start: *const T, lines: usize) {
+    #[cfg(target_arch = "x86_64")]
+    x86::prefetch_lines(start, lines);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (start, lines);
 }
 
 /// A half float as a float: exact.

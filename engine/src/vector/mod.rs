@@ -21,7 +21,7 @@ mod slots;
 mod sweep;
 mod top;
 
-pub use kernel::Kernel;
+pub use kernel::{Kernel, prefetch, prefetch_lines};
 pub use probe::{Accept, Probe, Scope};
 pub use top::Hit;
 
@@ -93,7 +93,7 @@ impl Part for VectorIndex {
     fn write(&self, out: &mut Writer<'_>) {
         // The codec stands in the tables, a builder at rest knows nothing, and generations tell
         // searches under way apart, which do not outlive the process.
-        let Self { codec: _, image, builder, generation: _ } = self;
+        let Self { codec: _, image, builder, generation: _, changes: _ } = self;
         assert!(builder.slot_under_way().is_none(), "an index is settled before it is written");
         out.part(image);
     }
@@ -103,7 +103,7 @@ impl Part for VectorIndex {
         let unsound = || Unsound::Content("the vector index");
         let codec = image.codec(Kernel::best()).ok_or_else(unsound)?;
         shard_image::ensure(image.is_sound(&codec), "the vector index")?;
-        Ok(Self { codec, image, builder: Builder::default(), generation: 0 })
+        Ok(Self { codec, image, builder: Builder::default(), generation: 0, changes: 0 })
     }
 }
 
@@ -115,6 +115,8 @@ pub struct VectorIndex {
     builder: Builder,
     /// Changes when slots or turns get other numbers, so that searches under way begin again.
     generation: u64,
+    /// Rises with every write and every slice of building.
+    changes: u64,
 }
 
 impl VectorIndex {
@@ -136,7 +138,7 @@ impl VectorIndex {
         assert!(Kernel::supported().contains(&kernel), "this machine can't run the kernel");
         let codec = Codec { dimensions, metric, encoding, kernel };
         let image = VectorImage::new(&codec, seed);
-        Self { codec, image, builder: Builder::default(), generation: 0 }
+        Self { codec, image, builder: Builder::default(), generation: 0, changes: 0 }
     }
 
     /// Ends the insertion under way: only a settled index is written into an image.
@@ -146,6 +148,7 @@ impl VectorIndex {
 
     /// Gives `node` a vector, in place of the one it had; found from now on.
     pub fn insert(&mut self, node: NodeIx, vector: &[f32]) {
+        self.changes += 1;
         let encoded = self.codec.encode(vector);
         let image = &mut self.image;
         if let Some(slot) = image.slots.slot_of(node)
@@ -159,6 +162,7 @@ impl VectorIndex {
 
     /// Takes the vector of `node` away, if it has one; not found from now on.
     pub fn remove(&mut self, node: NodeIx) {
+        self.changes += 1;
         let image = &mut self.image;
         match image.slots.unbind(node) {
             None => {}
@@ -215,12 +219,12 @@ impl VectorIndex {
         k: usize,
         ef: Option<usize>,
     ) -> Probe {
-        Probe::near(self.codec.query(vector), k, ef, self.len(), scratch)
+        Probe::near(self.codec.query(vector), k, ef, self, scratch)
     }
 
     /// A search for the nearest `k` that compares every vector, in steps.
     pub fn exact(&self, vector: &[f32], k: usize) -> Probe {
-        Probe::exact(self.codec.query(vector), k)
+        Probe::exact(self.codec.query(vector), k, self.changes)
     }
 
     /// The work that takes about 45 µs, the slice that keeps sockets served.
@@ -231,6 +235,7 @@ impl VectorIndex {
 
     /// Works on the graph, within about `work`.
     pub fn build(&mut self, work: Work) -> Progress {
+        self.changes += 1;
         let flat = self.flat_max();
         let more = self.builder.run(&self.codec, &mut self.image, flat, work.0);
         if !more && self.image.graph.has_points() && self.len() <= flat / 2 {

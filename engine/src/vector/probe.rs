@@ -18,7 +18,7 @@ use crate::node::NodeIx;
 /// How many rows ahead of the comparison are asked for.
 const ROWS_AHEAD: usize = 8;
 /// How wide the graph is searched at least.
-const EF_MIN: usize = 96;
+const EF_MIN: usize = 64;
 /// Points up to which that is enough; with each doubling it gets wider by [`EF_STEP`].
 const EF_POINTS: usize = 1 << 17;
 /// See [`EF_POINTS`].
@@ -83,6 +83,8 @@ pub struct Probe {
     cursor: u64,
     /// That of the index when the search began.
     generation: u64,
+    /// Changes of the index until the search began: without further ones the hits stand as they are.
+    changes: u64,
     /// Comparisons along the graph after which an exact search is the cheaper one.
     walk_max: usize,
     beam: Option<Beam>,
@@ -107,26 +109,34 @@ enum Phase {
 }
 
 impl Probe {
-    pub(super) fn exact(query: Pivot, k: usize) -> Self {
-        Self::new(query, k, 0, None, Phase::Exact)
+    pub(super) fn exact(query: Pivot, k: usize, changes: u64) -> Self {
+        Self::new(query, k, 0, None, Phase::Exact, changes)
     }
 
     pub(super) fn near(
         query: Pivot,
         k: usize,
         ef: Option<usize>,
-        points: usize,
+        index: &VectorIndex,
         scratch: &mut Scratch,
     ) -> Self {
+        let points = index.len();
         let doublings = (points / EF_POINTS).checked_ilog2().unwrap_or(0) as usize;
         let wide = EF_MIN + EF_STEP * doublings;
-        let ef = ef.unwrap_or(wide.max(k)).clamp(k, limits::VECTOR_EF_MAX.max(k));
+        let ef = ef.unwrap_or(wide).max(narrowest(k)).min(limits::VECTOR_EF_MAX.max(k));
         let mut beam = scratch.beams.pop().unwrap_or_default();
         beam.start(0, 0);
-        Self::new(query, k, ef, Some(beam), Phase::Start)
+        Self::new(query, k, ef, Some(beam), Phase::Start, index.changes)
     }
 
-    fn new(query: Pivot, k: usize, ef: usize, beam: Option<Beam>, phase: Phase) -> Self {
+    fn new(
+        query: Pivot,
+        k: usize,
+        ef: usize,
+        beam: Option<Beam>,
+        phase: Phase,
+        changes: u64,
+    ) -> Self {
         let mut top = Top::default();
         top.reset(k);
         let phase = if k == 0 { Phase::Done } else { phase };
@@ -139,6 +149,7 @@ impl Probe {
             found: Top::default(),
             cursor: 0,
             generation: 0,
+            changes,
             walk_max: 0,
             beam,
             compared: 0,
@@ -175,6 +186,11 @@ impl Probe {
 
     /// The hits, best first.
     pub fn finish(mut self, index: &VectorIndex, keys: &[u64], scratch: &mut Scratch) -> Vec<Hit> {
+        scratch.beams.extend(self.beam.take());
+        if self.changes == index.changes {
+            self.top.absorb(&mut self.found);
+            return self.top.drain();
+        }
         let mut nodes: Vec<NodeIx> = self.top.drain().iter().map(|hit| hit.node).collect();
         nodes.extend(self.found.drain().iter().map(|hit| hit.node));
         nodes.sort_unstable();
@@ -185,7 +201,6 @@ impl Probe {
                 self.top.push(index.codec.score(closeness), keys[node.index()], node);
             }
         }
-        scratch.beams.extend(self.beam.take());
         self.top.drain()
     }
 
@@ -295,6 +310,7 @@ impl Probe {
         self.compared += beam.compared;
         let points = image.graph.layers[0].len();
         beam.start(points, width);
+        beam.keep_all(!only_some && width < self.k);
         if only_some {
             beam.enter_where(near);
             self.phase = Phase::WalkWhere;
@@ -307,7 +323,7 @@ impl Probe {
     /// How many accepted points a walk keeps: fewer, where it also goes through others, which widen
     /// it.
     fn ef_where(&self, scope: &Scope<'_>) -> usize {
-        if scope.accept.is_all() { self.ef } else { (self.ef / 2).max(self.k) }
+        if scope.accept.is_all() { self.ef.max(self.k) } else { (self.ef / 2).max(self.k) }
     }
 
     fn walk(&mut self, index: &VectorIndex, scope: &Scope<'_>, left: &mut usize) {
@@ -355,8 +371,10 @@ impl Probe {
     fn collect(&mut self, index: &VectorIndex, scope: &Scope<'_>) {
         let slots = &index.image.slots;
         self.found.reset(self.k);
+        let dead = index.image.graves.len();
+        let spare = (2 * self.k * dead).div_ceil(index.image.linked() + dead);
         let beam = self.beam.get_or_insert_default();
-        for near in &beam.found {
+        for near in beam.best(self.k + spare) {
             let score = index.codec.score(near.closeness());
             if slots.state(near.point()) != State::Linked || !self.found.admits(score) {
                 continue;
@@ -373,6 +391,11 @@ impl Probe {
         self.compare_queue(index, scope, &mut all);
         self.phase = Phase::Done;
     }
+}
+
+/// How narrow a walk for `k` may be: what it only met on its way makes up for the rest.
+fn narrowest(k: usize) -> usize {
+    5 * k / 8
 }
 
 impl VectorIndex {

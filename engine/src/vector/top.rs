@@ -6,7 +6,6 @@
 //! *Not here*: where candidates come from (`exact`, `graph`).
 
 use std::cmp::Ordering;
-use std::collections::BinaryHeap;
 
 use crate::node::NodeIx;
 
@@ -48,52 +47,71 @@ impl PartialEq for Ranked {
 
 impl Eq for Ranked {}
 
-/// The best `k` so far.
+/// The best `k` so far: up to twice as many are kept until they are cut.
 #[derive(Clone, Debug, Default)]
 pub struct Top {
     k: usize,
-    heap: BinaryHeap<Ranked>,
+    kept: Vec<Ranked>,
+    /// Score of the worst of `k` that were kept at the last cut.
+    worst: Option<f32>,
 }
 
 impl Top {
     /// Empties it and sets how many it keeps.
     pub fn reset(&mut self, k: usize) {
         self.k = k;
-        self.heap.clear();
+        self.kept.clear();
+        self.worst = None;
     }
 
     /// How many were kept.
     pub fn len(&self) -> usize {
-        self.heap.len()
+        self.kept.len().min(self.k)
     }
 
     /// Whether a score could still enter; the key may decide against it.
     #[inline]
     pub fn admits(&self, score: f32) -> bool {
-        self.heap.len() < self.k || self.heap.peek().is_some_and(|worst| score >= worst.score)
+        self.worst.is_none_or(|worst| score >= worst)
     }
 
     /// Takes a candidate in, if it is among the best `k`.
     pub fn push(&mut self, score: f32, key: u64, node: NodeIx) {
-        let ranked = Ranked { score, key, node };
-        if self.heap.len() < self.k {
-            self.heap.push(ranked);
+        if !self.admits(score) {
             return;
         }
-        if let Some(mut worst) = self.heap.peek_mut()
-            && ranked < *worst
-        {
-            *worst = ranked;
+        self.kept.push(Ranked { score, key, node });
+        if self.kept.len() >= 2 * self.k.max(KEPT_MIN) {
+            self.cut();
+        }
+    }
+
+    /// Lets go of all but the best `k`.
+    fn cut(&mut self) {
+        if self.k == 0 || self.kept.len() <= self.k {
+            self.kept.truncate(self.k);
+            return;
+        }
+        let (_, worst, _) = self.kept.select_nth_unstable(self.k - 1);
+        self.worst = Some(worst.score);
+        self.kept.truncate(self.k);
+    }
+
+    /// Takes over what another kept.
+    pub fn absorb(&mut self, other: &mut Self) {
+        for Ranked { score, key, node } in other.kept.drain(..) {
+            self.push(score, key, node);
         }
     }
 
     /// What was kept, best first; empty afterwards.
     pub fn drain(&mut self) -> Vec<Hit> {
-        let mut ranked = std::mem::take(&mut self.heap).into_vec();
-        ranked.sort_unstable();
-        let hits = ranked.iter().map(|r| Hit { node: r.node, score: r.score }).collect();
-        ranked.clear();
-        self.heap = ranked.into();
-        hits
+        self.cut();
+        self.kept.sort_unstable();
+        self.worst = None;
+        self.kept.drain(..).map(|r| Hit { node: r.node, score: r.score }).collect()
     }
 }
+
+/// Fewer than twice this are never cut: sorting them once is cheaper.
+const KEPT_MIN: usize = 32;

@@ -19,6 +19,15 @@ pub(super) fn prefetch<T>(row: &[T]) {
     }
 }
 
+/// Fetches so many cache lines from an address on.
+#[inline]
+pub(super) fn prefetch_lines<T>(start: *const T, lines: usize) {
+    for line in 0..lines {
+        // SAFETY: a prefetch reads nothing into the program, and no address makes it fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.cast::<i8>().wrapping_add(64 * line)) };
+    }
+}
+
 /// Both halves of a line.
 #[target_feature(enable = "avx2")]
 fn halves(line: &Line) -> [__m256i; 2] {
@@ -42,32 +51,35 @@ fn add_i32(sums: __m256i) -> i32 {
     _mm_cvtsi128_si32(one)
 }
 
-/// Adds 32 products of signed bytes to eight sums.
+/// Adds 32 products of signed bytes, none of which is -128, to eight sums.
+#[inline]
 #[target_feature(enable = "avx2")]
 fn multiply_signed(sums: __m256i, a: __m256i, b: __m256i) -> __m256i {
-    let low = _mm256_madd_epi16(
-        _mm256_cvtepi8_epi16(_mm256_castsi256_si128(a)),
-        _mm256_cvtepi8_epi16(_mm256_castsi256_si128(b)),
-    );
-    let high = _mm256_madd_epi16(
-        _mm256_cvtepi8_epi16(_mm256_extracti128_si256::<1>(a)),
-        _mm256_cvtepi8_epi16(_mm256_extracti128_si256::<1>(b)),
-    );
-    _mm256_add_epi32(sums, _mm256_add_epi32(low, high))
+    // |a| times b with the sign of a: a pair is at most 2 * 127 * 127, which 16 bits hold.
+    let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(b, a));
+    _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
 }
 
-/// Adds 32 products of an unsigned and a signed byte to eight sums.
+/// Adds 16 products of a 16-bit integer and a signed byte to eight sums.
+#[inline]
 #[target_feature(enable = "avx2")]
-fn multiply_mixed(sums: __m256i, a: __m256i, b: __m256i) -> __m256i {
-    let low = _mm256_madd_epi16(
-        _mm256_cvtepu8_epi16(_mm256_castsi256_si128(a)),
-        _mm256_cvtepi8_epi16(_mm256_castsi256_si128(b)),
-    );
-    let high = _mm256_madd_epi16(
-        _mm256_cvtepu8_epi16(_mm256_extracti128_si256::<1>(a)),
-        _mm256_cvtepi8_epi16(_mm256_extracti128_si256::<1>(b)),
-    );
-    _mm256_add_epi32(sums, _mm256_add_epi32(low, high))
+fn multiply_wide(sums: __m256i, a: &[u8; 32], b: &[u8; 16]) -> __m256i {
+    // SAFETY: 32 bytes are read from an array of 32.
+    let a = unsafe { _mm256_loadu_si256(a.as_ptr().cast()) };
+    // SAFETY: 16 bytes are read from an array of 16.
+    let b = unsafe { _mm_loadu_si128(b.as_ptr().cast()) };
+    _mm256_add_epi32(sums, _mm256_madd_epi16(a, _mm256_cvtepi8_epi16(b)))
+}
+
+/// Adds eight sums up in 64 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_i64(sums: __m256i) -> i64 {
+    let low = _mm256_cvtepi32_epi64(_mm256_castsi256_si128(sums));
+    let high = _mm256_cvtepi32_epi64(_mm256_extracti128_si256::<1>(sums));
+    let four = _mm256_add_epi64(low, high);
+    let two = _mm_add_epi64(_mm256_castsi256_si128(four), _mm256_extracti128_si256::<1>(four));
+    _mm_cvtsi128_si64(two) + _mm_extract_epi64::<1>(two)
 }
 
 #[inline]
@@ -87,17 +99,19 @@ pub(super) fn dot_i8_avx2(a: &[Line], _a_sum: i32, b: &[Line]) -> i32 {
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn dot_i16_avx2(a: &Planes, b: &[Line]) -> i64 {
-    let (high, low) = (&a.high[..b.len()], &a.low[..b.len()]);
-    let mut high_sums = _mm256_setzero_si256();
-    let mut low_sums = _mm256_setzero_si256();
+    let words = &a.words[..2 * b.len()];
+    let mut sums = [_mm256_setzero_si256(); 4];
     for line in 0..b.len() {
-        let (high, low, b) = (halves(&high[line]), halves(&low[line]), halves(&b[line]));
-        for half in 0..2 {
-            high_sums = multiply_signed(high_sums, high[half], b[half]);
-            low_sums = multiply_mixed(low_sums, low[half], b[half]);
-        }
+        let first = words[2 * line].0.as_chunks::<32>().0;
+        let second = words[2 * line + 1].0.as_chunks::<32>().0;
+        let b = b[line].0.as_chunks::<16>().0;
+        sums[0] = multiply_wide(sums[0], &first[0], &b[0]);
+        sums[1] = multiply_wide(sums[1], &first[1], &b[1]);
+        sums[2] = multiply_wide(sums[2], &second[0], &b[2]);
+        sums[3] = multiply_wide(sums[3], &second[1], &b[3]);
     }
-    256 * i64::from(add_i32(high_sums)) + i64::from(add_i32(low_sums))
+    let (even, odd) = (_mm256_add_epi32(sums[0], sums[2]), _mm256_add_epi32(sums[1], sums[3]));
+    add_i64(_mm256_add_epi32(even, odd))
 }
 
 // VNNI multiplies unsigned by signed bytes. A signed code becomes unsigned by adding 128 (flipping
