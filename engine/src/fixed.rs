@@ -40,7 +40,10 @@ impl Activation {
 
     /// What a link of weight `units` / [`WEIGHT_ONE`] lets through, rounded down, saturating.
     pub fn through(self, units: u32) -> Self {
-        self.share(u64::from(units), u64::from(WEIGHT_ONE))
+        match self.0.checked_mul(u64::from(units)) {
+            Some(product) => Self(product / u64::from(WEIGHT_ONE)),
+            None => self.share(u64::from(units), u64::from(WEIGHT_ONE)),
+        }
     }
 
     /// `part` / `whole` of it, rounded down, saturating.

@@ -18,6 +18,7 @@ use crate::limits;
 use crate::model::LinkKind;
 use crate::node::NodeIx;
 use crate::request::{Code, Rejection};
+use crate::vector::{prefetch, prefetch_lines};
 
 /// Number of a link kind in one space on one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,6 +93,9 @@ pub enum LinkChange {
 
 const EXISTS: u8 = 1;
 const REMOTE: u8 = 2;
+
+/// Cache lines of a list of links that are asked for ahead: 16 links or so.
+const LINK_LINES_AHEAD: usize = 2;
 
 /// Nodes and links.
 #[derive(Debug, Default)]
@@ -249,6 +253,32 @@ impl Graph {
     /// The memory is owned here and exists.
     pub fn is_memory(&self, node: NodeIx) -> bool {
         self.flags[node.index()] == EXISTS
+    }
+
+    /// The node is the number of an owned memory that exists and has this key.
+    #[inline]
+    pub fn is_numbered(&self, node: NodeIx, key: MemoryKey) -> bool {
+        self.keys.get(node.index()) == Some(&key.0) && self.is_memory(node)
+    }
+
+    /// Asks the processor to fetch where the links of a node are kept.
+    #[inline]
+    pub fn prefetch_lists(&self, node: NodeIx) {
+        if node.index() < self.out.len() {
+            let one = node.index()..node.index() + 1;
+            prefetch(&self.keys[one.clone()]);
+            prefetch(&self.out[one.clone()]);
+            prefetch(&self.into[one]);
+        }
+    }
+
+    /// Asks the processor to fetch the links that leave a node.
+    #[inline]
+    pub fn prefetch_links(&self, node: NodeIx) {
+        if let Some(out) = self.out.get(node.index()) {
+            // Its length lies with the links: asking for it would be the wait that is saved here.
+            prefetch_lines(out.as_ptr(), LINK_LINES_AHEAD);
+        }
     }
 
     /// From now on the memory exists, or not; links to it live or die with it.

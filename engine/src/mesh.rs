@@ -18,6 +18,7 @@ use crate::model::{
     Link, LinkKind, Memory, MemoryId, NewMemory, SpaceConfig, SpaceName, Tier, Timestamp,
 };
 use crate::names::NameSpan;
+use crate::node::NodeIx;
 use crate::request::{
     Direction, LinkName, Patch, Rejection, ShardStats, StoreMode, Stored, Wait, With,
 };
@@ -97,7 +98,7 @@ pub enum Ask {
     /// Second phase: lexical search under the statistics of all shards.
     Lexical(Arc<LexicalAsk>, Vec<MemoryKey>),
     /// One hop of spreading.
-    Hop(Arc<HopAsk>, Vec<(MemoryKey, Activation)>),
+    Hop(Arc<HopAsk>, Vec<Source>),
     /// The members of shared terms; how they read, where `explain` is set.
     Terms { space: SpaceName, terms: Arc<Vec<SharedTermKey>>, explain: bool },
     /// BM25 of memories for the terms of the cue that no seed holds, and what use did to them.
@@ -379,6 +380,35 @@ pub struct LexicalFound {
     pub neighbours: Neighbours,
 }
 
+/// A memory that sends activation.
+#[derive(Clone, Copy, Debug)]
+pub struct Source {
+    /// Which.
+    pub key: MemoryKey,
+    /// How much it has to send.
+    pub activation: Activation,
+    /// Its number on its owner, where that is known; it may have changed since.
+    pub node: NodeIx,
+}
+
+impl Source {
+    /// A source whose number is not known.
+    pub fn new(key: MemoryKey, activation: Activation) -> Self {
+        Self { key, activation, node: NodeIx::NONE }
+    }
+}
+
+/// Activation on its way along one link.
+#[derive(Clone, Copy, Debug)]
+pub struct Pulse {
+    /// To which memory.
+    pub key: MemoryKey,
+    /// How much.
+    pub amount: Activation,
+    /// The target's number on the shard that says so.
+    pub node: NodeIx,
+}
+
 /// One hop of spreading.
 #[derive(Debug)]
 pub struct HopAsk {
@@ -403,9 +433,9 @@ pub struct HopAsk {
 /// What a hop brought.
 #[derive(Debug, Default)]
 pub struct Hopped {
-    /// Activation by target.
-    pub pulses: Vec<(MemoryKey, Activation)>,
-    /// For each pulse, its strongest source; only where asked for.
+    /// A pulse for each link that was followed.
+    pub pulses: Vec<Pulse>,
+    /// For each pulse, where it came from; only where asked for.
     pub via: Vec<Via>,
     /// Shared terms of each source; only where asked for.
     pub terms: Vec<(MemoryKey, Vec<SharedTermKey>)>,
@@ -415,6 +445,8 @@ pub struct Hopped {
     pub links: u64,
     /// The budget ended it early.
     pub truncated: bool,
+    /// A part: another reply follows.
+    pub more: bool,
 }
 
 /// How activation came to a memory.

@@ -11,6 +11,9 @@
 pub struct NodeIx(pub u32);
 
 impl NodeIx {
+    /// No node: a number that is never given.
+    pub const NONE: Self = Self(u32::MAX);
+
     /// As an index into a table of nodes.
     pub fn index(self) -> usize {
         self.0 as usize

@@ -6,6 +6,7 @@
 //! *Not here*: what a shard does to reply (`shard::search`).
 
 mod cues;
+mod lit;
 mod path;
 mod recipe;
 
@@ -14,11 +15,11 @@ use std::sync::Arc;
 use crate::fixed::Activation;
 use crate::fuse::{self, Recipe};
 use crate::key::{KeyMap, MemoryKey, Partitioner, ShardIx};
-use crate::life::{Lift, Lived, Outcome};
+use crate::life::{Lived, Outcome};
 use crate::limits;
 use crate::mesh::{
-    Ask, Found, HopAsk, LexicalAsk, LexicalFound, Probe, Probed, Reach, Reply, ScoreAsk,
-    TermMembers, UsedWay, Via,
+    Ask, Found, HopAsk, Hopped, LexicalAsk, LexicalFound, Probe, Probed, Pulse, Reach, Reply,
+    ScoreAsk, Source, TermMembers, UsedWay, Via,
 };
 use crate::model::{LinkKind, Memory, SpaceConfig, SpaceName, Tier, Timestamp};
 use crate::names;
@@ -29,6 +30,7 @@ use crate::terms::SharedTermKey;
 use crate::text::{self, Analyzer, TermKey};
 
 use cues::Cues;
+use lit::{Cell, Lit};
 use path::Paths;
 
 pub(crate) use cues::named;
@@ -68,31 +70,6 @@ pub struct Touched {
     pub ways: Vec<UsedWay>,
 }
 
-/// What is known of a memory during a recall.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Cell {
-    /// Scaled BM25.
-    pub lexical: f64,
-    /// Scaled similarity.
-    pub semantic: f64,
-    /// Direct score, 1 for the best.
-    pub direct: f64,
-    /// Activation that came along links.
-    pub activation: Activation,
-    /// BM25 for what the seeds lack of the cue.
-    pub residual: f32,
-    /// What use does to it.
-    pub lift: Lift,
-    /// The largest part of it that came in one hop.
-    pub strongest: Activation,
-    /// In which hop.
-    pub hop: u8,
-    /// Sends activation.
-    pub seed: bool,
-    /// Is a cue itself and does not come back.
-    pub cue: bool,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Probe,
@@ -125,11 +102,13 @@ pub struct RecallRun {
     weighed: Vec<(TermKey, f32)>,
     average_length: f64,
     held: u64,
-    cells: KeyMap<Cell>,
+    lit: Lit,
+    /// Scaled BM25 and scaled similarity of the candidates: the first memories met, in their order.
+    parts: Vec<(f64, f64)>,
     hop: u8,
-    /// Activation of the hop under way, by target.
-    arriving: KeyMap<Activation>,
-    sources: Vec<(MemoryKey, Activation)>,
+    /// Places of the memories at which activation arrives in the hop under way.
+    reached: Vec<u32>,
+    sources: Vec<Source>,
     source_terms: Vec<(MemoryKey, Vec<SharedTermKey>)>,
     terms: Arc<Vec<SharedTermKey>>,
     scoring: Vec<Vec<MemoryKey>>,
@@ -197,9 +176,10 @@ impl RecallRun {
             text_terms,
             distinct_terms,
             memories: 0,
-            cells: KeyMap::default(),
+            lit: Lit::default(),
+            parts: Vec::new(),
             hop: 0,
-            arriving: KeyMap::default(),
+            reached: Vec::new(),
             sources: Vec::new(),
             source_terms: Vec::new(),
             terms: Arc::default(),
@@ -399,24 +379,30 @@ impl RecallRun {
     fn fuse(mut self: Box<Self>, now: Timestamp) -> Next {
         let count = self.recall.top_k.max(self.recipe.candidates);
         let fused = self.cues.fuse(&self.recipe, count);
+        self.lit.reserve(fused.list().len());
         for candidate in fused.list() {
-            let cell = self.cells.entry(candidate.key).or_default();
-            cell.direct = candidate.direct;
-            (cell.lexical, cell.semantic) = (candidate.lexical, candidate.semantic);
+            let place = self.lit.meet(MemoryKey(candidate.key));
+            let cell = self.lit.at(place);
+            (cell.direct, cell.lit) = (candidate.direct, true);
+            self.parts.push((candidate.lexical, candidate.semantic));
         }
         let seeds = fused.seeds(self.recall.max_seeds as usize, &self.recipe);
-        let activation = |(key, direct)| (MemoryKey(key), Activation::from_f64(direct));
-        self.sources = seeds.into_iter().map(activation).collect();
+        let source = |(key, direct)| Source::new(MemoryKey(key), Activation::from_f64(direct));
+        self.sources = seeds.into_iter().map(source).collect();
         for (key, weight) in self.cues.ids() {
-            self.cells.entry(key.0).or_default().cue = true;
+            let place = self.lit.meet(key);
+            let cell = self.lit.at(place);
+            (cell.cue, cell.lit) = (true, true);
             let activation = Activation::from_f64(weight);
-            match self.sources.iter_mut().find(|(seed, _)| *seed == key) {
-                Some((_, strongest)) => *strongest = activation.max(*strongest),
-                None => self.sources.push((key, activation)),
+            match self.sources.iter_mut().find(|seed| seed.key == key) {
+                Some(seed) => seed.activation = activation.max(seed.activation),
+                None => self.sources.push(Source::new(key, activation)),
             }
         }
-        for (key, _) in &self.sources {
-            self.cells.entry(key.0).or_default().seed = true;
+        for source in &self.sources {
+            let place = self.lit.meet(source.key);
+            let cell = self.lit.at(place);
+            (cell.seed, cell.lit) = (true, true);
         }
         self.next_hop(now)
     }
@@ -432,6 +418,8 @@ impl RecallRun {
             return self.rank();
         }
         self.hop += 1;
+        self.reached.clear();
+        self.source_terms.clear();
         let held = self.weighed.iter().map(|(term, _)| *term);
         let held = if self.hop == 1 { held.take(HELD_TERMS_MAX).collect() } else { Vec::new() };
         let kinds = self.recall.link_kinds.clone();
@@ -446,27 +434,16 @@ impl RecallRun {
             held,
             lived: self.started.lived,
         });
-        let sources = self.by_owner(self.sources.iter().map(|s| (s.0, *s)));
+        let sources = self.by_owner(self.sources.iter().map(|s| (s.key, *s)));
         let asks = (0u16..).map(ShardIx).zip(sources).filter(|(_, s)| !s.is_empty());
         let asks = asks.map(|(shard, sources)| (shard, Ask::Hop(ask.clone(), sources))).collect();
         self.ask(Stage::Hop, asks)
     }
 
     fn hopped(mut self: Box<Self>, replies: Vec<(ShardIx, Reply)>, now: Timestamp) -> Next {
-        self.arriving.clear();
-        self.source_terms.clear();
-        for (_, reply) in replies {
+        for (shard, reply) in replies {
             let Reply::Hopped(hopped) = reply else { unreachable!("a hop was asked for") };
-            self.done.visited.links += hopped.links;
-            self.done.truncated |= hopped.truncated;
-            self.held |= hopped.held;
-            for (key, amount) in &hopped.pulses {
-                let sum = self.arriving.entry(key.0).or_default();
-                *sum = sum.plus(*amount);
-            }
-            let keys = hopped.pulses.iter().map(|(key, _)| *key);
-            self.paths.note(self.hop, keys.zip(hopped.via));
-            self.source_terms.extend(hopped.terms);
+            self.take_part(shard, *hopped);
         }
         let mut terms: Vec<SharedTermKey> =
             self.source_terms.iter().flat_map(|(_, terms)| terms).copied().collect();
@@ -480,6 +457,33 @@ impl RecallRun {
         let ask = || Ask::Terms { space: space.clone(), terms: terms.clone(), explain };
         let asks = self.everyone(ask);
         self.ask(Stage::Terms, asks)
+    }
+
+    /// Takes what a shard says of the hop under way, or a part of it.
+    pub fn take_part(&mut self, from: ShardIx, hopped: Hopped) {
+        self.done.visited.links += hopped.links;
+        self.done.truncated |= hopped.truncated;
+        self.held |= hopped.held;
+        self.arrive(from, &hopped.pulses);
+        let keys = hopped.pulses.iter().map(|pulse| pulse.key);
+        self.paths.note(self.hop, keys.zip(hopped.via));
+        self.source_terms.extend(hopped.terms);
+    }
+
+    /// Adds the pulses of a shard up by target.
+    fn arrive(&mut self, from: ShardIx, pulses: &[Pulse]) {
+        self.lit.reserve(pulses.len());
+        for pulse in pulses {
+            let place = self.lit.meet(pulse.key);
+            let cell = self.lit.at(place);
+            if cell.arriving == Activation::ZERO {
+                self.reached.push(place as u32);
+            }
+            cell.arriving = cell.arriving.plus(pulse.amount);
+            if self.partitioner.owner(pulse.key) == from {
+                cell.node = pulse.node;
+            }
+        }
     }
 
     /// Activation over shared terms: from each source to the other memories that hold the term.
@@ -502,18 +506,23 @@ impl RecallRun {
             let mut counting: Vec<(usize, f64)> = counting.collect();
             counting.sort_unstable_by_key(|(at, _)| *at);
             let total: f64 = counting.iter().map(|(_, weight)| weight).sum();
-            let amount = self.sources.iter().find(|s| s.0 == source).map_or(0.0, |s| s.1.to_f64());
+            let sent = self.sources.iter().find(|s| s.key == source);
+            let amount = sent.map_or(0.0, |s| s.activation.to_f64());
             for (at, weight) in counting {
                 let row = &rows[at];
                 let share = weight / total.powf(recipe::TERM_EXPONENT) / row.count as f64;
                 let pulse = Activation::from_f64(self.recipe.shared * amount * share);
                 self.done.visited.links += row.keys.len() as u64;
                 for key in row.keys.iter().filter(|k| **k != source) {
-                    if self.cells.get(&key.0).is_some_and(|cell| cell.seed) {
+                    let place = self.lit.meet(*key);
+                    let cell = self.lit.at(place);
+                    if cell.seed {
                         continue;
                     }
-                    let sum = self.arriving.entry(key.0).or_default();
-                    *sum = sum.plus(pulse);
+                    if cell.arriving == Activation::ZERO {
+                        self.reached.push(place as u32);
+                    }
+                    cell.arriving = cell.arriving.plus(pulse);
                     if self.recall.explain || self.recall.reinforce {
                         let term = row.display.clone();
                         let kind = kind.clone();
@@ -530,19 +539,20 @@ impl RecallRun {
         let threshold = Activation::from_f64(f64::from(self.recall.min_activation));
         let last = self.hop >= self.recall.max_hops.unwrap_or(self.recipe.hops);
         self.sources.clear();
-        self.cells.reserve(self.arriving.len());
-        for (key, amount) in &self.arriving {
-            let amount = if self.hop == 1 { *amount } else { amount.times(decay) };
+        for place in &self.reached {
+            let cell = self.lit.at(*place as usize);
+            let arrived = std::mem::take(&mut cell.arriving);
+            let amount = if self.hop == 1 { arrived } else { arrived.times(decay) };
             if amount < threshold || amount == Activation::ZERO {
                 continue;
             }
-            let cell = self.cells.entry(*key).or_default();
+            cell.lit = true;
             cell.activation = cell.activation.plus(amount);
             if amount > cell.strongest {
                 (cell.strongest, cell.hop) = (amount, self.hop);
             }
             if !last {
-                self.sources.push((MemoryKey(*key), amount));
+                self.sources.push(Source { key: cell.key, activation: amount, node: cell.node });
             }
         }
         if last {
@@ -551,7 +561,7 @@ impl RecallRun {
         let links_left = limits::LINKS_PER_RECALL_MAX.saturating_sub(self.done.visited.links);
         if self.sources.len() as u64 * u64::from(self.recall.fan_out) > links_left {
             // The budget of links cuts at the weakest, in an order that no shard count changes.
-            self.sources.sort_unstable_by_key(|(key, amount)| (std::cmp::Reverse(*amount), *key));
+            self.sources.sort_unstable_by_key(|s| (std::cmp::Reverse(s.activation), s.key));
         }
         self.next_hop(now)
     }
@@ -560,10 +570,13 @@ impl RecallRun {
     /// was ever reinforced, what use did to all that may come back.
     fn score_residual(self: Box<Self>) -> Next {
         let residual = fuse::residual_terms(&self.weighed, &[self.held]);
-        let wanted = |cell: &Cell| self.traced || cell.activation > Activation::ZERO;
-        let lit = self.cells.iter().filter(|(_, cell)| wanted(cell));
-        let lit: Vec<MemoryKey> = lit.map(|(key, _)| MemoryKey(*key)).collect();
-        if (residual.is_empty() && !self.traced) || lit.is_empty() {
+        if residual.is_empty() && !self.traced {
+            return self.rank();
+        }
+        let wanted = |cell: &&Cell| self.traced || cell.activation > Activation::ZERO;
+        let lit = self.lit.cells().iter().filter(|cell| cell.lit).filter(wanted);
+        let lit: Vec<MemoryKey> = lit.map(|cell| cell.key).collect();
+        if lit.is_empty() {
             return self.rank();
         }
         let ask = Arc::new(ScoreAsk {
@@ -587,10 +600,12 @@ impl RecallRun {
                 unreachable!("scores were asked for")
             };
             for (key, lift) in lifts {
-                self.cells.get_mut(&key.0).expect("only cells are scored").lift = lift;
+                let place = self.lit.meet(key);
+                self.lit.at(place).lift = lift;
             }
             for (key, score) in self.scoring[shard.index()].iter().zip(scores) {
-                let cell = self.cells.get_mut(&key.0).expect("only cells are scored");
+                let place = self.lit.meet(*key);
+                let cell = self.lit.at(place);
                 cell.residual = score;
                 if !cell.seed && cell.activation > Activation::ZERO {
                     self.residual_max = self.residual_max.max(score);
@@ -600,16 +615,17 @@ impl RecallRun {
     }
 
     fn rank(mut self: Box<Self>) -> Next {
-        let spread = self.cells.values().filter(|cell| !cell.seed);
+        let lit = || self.lit.cells().iter().filter(|cell| cell.lit);
+        let spread = lit().filter(|cell| !cell.seed);
         self.activation_max = spread.map(|cell| self.preferred(cell)).fold(0.0, f64::max);
-        let ranked = self.cells.iter().filter(|(_, cell)| !cell.cue);
-        let ranked = ranked.map(|(key, cell)| (self.score(cell).0, MemoryKey(*key)));
-        self.ranked = ranked.collect();
+        let lit = || self.lit.cells().iter().filter(|cell| cell.lit);
+        self.done.visited.memories = lit().count() as u64;
+        let ranked = lit().filter(|cell| !cell.cue);
+        self.ranked = ranked.map(|cell| (self.score(cell).0, cell.key)).collect();
         if self.traced {
             let best = self.ranked.iter().map(|(score, _)| *score).fold(1.0, f64::max);
             self.ranked.iter_mut().for_each(|(score, _)| *score /= best);
         }
-        self.done.visited.memories = self.cells.len() as u64;
         self.fetch_more()
     }
 
@@ -711,7 +727,8 @@ impl RecallRun {
     }
 
     fn keep(&mut self, score: f64, key: MemoryKey, memory: Memory) {
-        let cell = self.cells[&key.0];
+        let place = self.lit.meet(key);
+        let cell = *self.lit.at(place);
         let (_, activation) = self.score(&cell);
         let hops = if cell.direct >= activation { 0 } else { cell.hop };
         if self.recall.explain || self.recall.reinforce {
@@ -720,12 +737,9 @@ impl RecallRun {
         if self.recall.reinforce {
             self.used.push((key, score));
         }
-        let breakdown = ScoreBreakdown {
-            semantic: cell.semantic,
-            lexical: cell.lexical,
-            activation,
-            recency: cell.lift.to_f64(),
-        };
+        let (lexical, semantic) = self.parts.get(place).copied().unwrap_or_default();
+        let recency = cell.lift.to_f64();
+        let breakdown = ScoreBreakdown { semantic, lexical, activation, recency };
         let path = Vec::new();
         self.done.memories.push(RecalledMemory { memory, score, breakdown, hops, path });
     }
@@ -746,7 +760,7 @@ impl RecallRun {
 
     fn finish(mut self: Box<Self>) -> Next {
         if self.recall.explain {
-            let paths = self.paths.build(&self.cells);
+            let paths = self.paths.build(&self.lit);
             for (memory, path) in self.done.memories.iter_mut().zip(paths) {
                 memory.path = path;
             }

@@ -12,7 +12,8 @@ use crate::model::MemoryId;
 use crate::request::PathStep;
 use crate::shard::keep_stronger;
 
-use super::{Cell, SHARED_TERM};
+use super::SHARED_TERM;
+use super::lit::Lit;
 
 /// How activation came to memories, by hop.
 #[derive(Default)]
@@ -94,12 +95,12 @@ impl Paths {
     }
 
     /// The paths of all memories that come back, in their order.
-    pub(super) fn build(&self, cells: &KeyMap<Cell>) -> Vec<Vec<PathStep>> {
+    pub(super) fn build(&self, lit: &Lit) -> Vec<Vec<PathStep>> {
         let build = |(key, hops): &(MemoryKey, u8)| {
             let way = self.way(*key, *hops);
             let steps = way.iter().enumerate().filter_map(|(i, (key, arrived))| {
                 let leaving = way.get(i + 1).and_then(|(_, via)| *via);
-                let direct = cells.get(&key.0).map_or(0.0, |cell| cell.direct);
+                let direct = lit.get(*key).map_or(0.0, |cell| cell.direct);
                 Some(PathStep {
                     id: self.names.get(&key.0)?.clone(),
                     kind: leaving.map(|via| (*via.kind).clone()),

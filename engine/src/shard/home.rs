@@ -224,6 +224,12 @@ impl Shard {
     pub(super) fn on_reply(&mut self, from: ShardIx, op: OpId, reply: Result<Reply, Rejection>) {
         // An operation that ended at its deadline still gets replies.
         let Some(running) = self.ops.get_mut(&op.0) else { return };
+        let reply = match (reply, &mut running.then) {
+            (Ok(Reply::Hopped(part)), Then::Recall(run)) if part.more => {
+                return run.take_part(from, *part);
+            }
+            (reply, _) => reply,
+        };
         assert!(running.waiting > 0, "every ask gets one reply");
         running.waiting -= 1;
         match reply {

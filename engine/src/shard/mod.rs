@@ -18,6 +18,7 @@ mod owner;
 mod recovery;
 mod reinforce;
 mod search;
+mod slices;
 mod spaces;
 mod table;
 
@@ -166,7 +167,7 @@ pub struct Shard {
     untold: Untold,
     freeze: Freeze,
     exchanged: u16,
-    scans: VecDeque<search::Scan>,
+    scans: VecDeque<slices::Scan>,
     scratch: search::Scratches,
     associations: u32,
     runs: consolidate::Runs,
@@ -293,7 +294,7 @@ impl Shard {
         }
     }
 
-    /// Runs one slice of work: a scan that a recall waits for, else association, else the index.
+    /// Runs one slice of work: a search that a recall waits for, else association, else the index.
     pub fn work(&mut self, now: Timestamp) -> Remaining {
         self.now = now;
         if self.run_scan() {

@@ -96,8 +96,8 @@ impl Shard {
             }
             Ask::Rewrite { segments } => self.on_rewrite(from, op, &segments),
             Ask::Probe(probe) => self.probe(from, op, probe),
-            Ask::Lexical(ask, keys) => self.lexical(from, op, &ask, &keys),
-            Ask::Hop(ask, sources) => self.hop(from, op, &ask, &sources),
+            Ask::Lexical(ask, keys) => self.lexical(from, op, ask, keys),
+            Ask::Hop(ask, sources) => self.hop(from, op, ask, sources),
             Ask::Terms { space, terms, explain } => {
                 self.term_members(from, op, &space, &terms, explain);
             }

@@ -18,7 +18,7 @@ use crate::life::{Lift, Lived};
 use crate::limits;
 use crate::mesh::{
     AutomaticKind, Found, HopAsk, Hopped, LexicalAsk, LexicalFound, Mention, Neighbours, OpId,
-    Probe, Probed, Reach, Reply, ScoreAsk, TermMembers, Via,
+    Probe, Probed, Pulse, Reach, Reply, ScoreAsk, Source, TermMembers, Via,
 };
 use crate::model::{LinkKind, SpaceName, Timestamp};
 use crate::node::NodeIx;
@@ -26,7 +26,7 @@ use crate::request::With;
 use crate::space::{Space, way_trace};
 use crate::terms::SharedTermKey;
 use crate::text::{self, Bm25Query};
-use crate::vector::{self, Accept, Hit, Progress, Scope, Search};
+use crate::vector::{self, Hit};
 
 use super::Shard;
 use super::collect::Purpose;
@@ -34,78 +34,9 @@ use super::collect::Purpose;
 /// Memory that the searches of a shard share.
 #[derive(Default)]
 pub(super) struct Scratches {
-    text: text::Scratch,
-    pub(super) vector: vector::Scratch,
-    pulses: hashbrown::HashMap<u32, u64, crate::key::KeyHashBuilder>,
-    via: KeyMap<Via>,
+    pub text: text::Scratch,
+    pub vector: vector::Scratch,
     ways: Vec<Way>,
-}
-
-/// An exact search that runs in slices.
-pub(super) struct Scan {
-    to: ShardIx,
-    op: OpId,
-    probe: Arc<Probe>,
-    probed: Box<Probed>,
-    running: Option<vector::Probe>,
-    now: Timestamp,
-}
-
-/// Most memories that a filter lets through for which each is looked at.
-const CANDIDATES_MAX: usize = 10_000;
-
-/// What a recall may find in a space: by filter and by time.
-enum Allowed {
-    All,
-    Only(Vec<NodeIx>),
-    Where { compiled: crate::metadata::Compiled, estimate: usize },
-}
-
-impl Allowed {
-    fn of(space: &Space, filter: &Filter, now: Timestamp) -> Self {
-        if filter.is_empty() && !space.has_expired(now) {
-            return Self::All;
-        }
-        let compiled = space.metadata.compile(filter);
-        let live = |n: &NodeIx| space.entry(*n, now).is_some();
-        match space.metadata.candidates(&compiled, CANDIDATES_MAX) {
-            Some(candidates) => {
-                let passes = |n: &NodeIx| live(n) && space.metadata.matches(&compiled, *n);
-                Self::Only(candidates.into_iter().filter(passes).collect())
-            }
-            None => {
-                let estimate = space.metadata.estimate(&compiled);
-                Self::Where { compiled, estimate }
-            }
-        }
-    }
-
-    fn passes(&self, space: &Space, now: Timestamp, node: NodeIx) -> bool {
-        match self {
-            Self::All => true,
-            Self::Only(nodes) => nodes.contains(&node),
-            Self::Where { compiled, .. } => {
-                space.entry(node, now).is_some() && space.metadata.matches(compiled, node)
-            }
-        }
-    }
-}
-
-/// Runs `f` with what may be found, as the vector index wants it said.
-fn with_scope<T>(
-    space: &Space,
-    filter: &Filter,
-    now: Timestamp,
-    f: impl FnOnce(&Scope<'_>) -> T,
-) -> T {
-    let allowed = Allowed::of(space, filter, now);
-    let test = |node: NodeIx| allowed.passes(space, now, node);
-    let accept = match &allowed {
-        Allowed::All => Accept::All,
-        Allowed::Only(nodes) => Accept::Only(nodes),
-        Allowed::Where { estimate, .. } => Accept::Where { test: &test, estimate: *estimate },
-    };
-    f(&Scope { keys: space.graph.keys(), accept })
 }
 
 /// What of memories is wanted for an answer, and which may be in it.
@@ -116,120 +47,6 @@ pub(super) struct Wanted<'a> {
 }
 
 impl Shard {
-    pub(super) fn probe(&mut self, from: ShardIx, op: OpId, probe: Arc<Probe>) {
-        let Some(number) = self.space_number(&probe.space) else {
-            let nearest = vec![Vec::new(); probe.embeddings.len()];
-            let mentions = vec![Vec::new(); probe.texts.len()];
-            let document_frequency = vec![0; probe.terms.len()];
-            let empty = Probed { nearest, mentions, document_frequency, ..Probed::default() };
-            return self.reply(from, op, Ok(Reply::Probed(Box::new(empty))));
-        };
-        let space = &self.spaces[&number];
-        let mut probed = Box::new(probe_text(space, &probe, self.now));
-        match &space.vectors {
-            None => probed.nearest = vec![Vec::new(); probe.embeddings.len()],
-            Some(vectors) if probe.exact && !probe.embeddings.is_empty() => {
-                let running = Some(vectors.exact(&probe.embeddings[0], probe.candidates));
-                let now = self.now;
-                self.scans.push_back(Scan { to: from, op, probe, probed, running, now });
-                return;
-            }
-            Some(vectors) => {
-                let (now, scratch) = (self.now, &mut self.scratch.vector);
-                with_scope(space, &probe.filter, now, |scope| {
-                    for embedding in &probe.embeddings {
-                        let search = Search {
-                            vector: embedding,
-                            k: probe.candidates,
-                            ef: None,
-                            scope: *scope,
-                        };
-                        probed.nearest.push(keyed(space, &vectors.search(scratch, &search)));
-                    }
-                });
-            }
-        }
-        probed.neighbours = neighbours(space, probed.nearest.iter().flatten().map(|(key, _)| *key));
-        self.reply(from, op, Ok(Reply::Probed(probed)));
-    }
-
-    /// Runs one slice of an exact search; false where there is none.
-    pub(super) fn run_scan(&mut self) -> bool {
-        let Some(mut scan) = self.scans.pop_front() else { return false };
-        let number = self.space_number(&scan.probe.space);
-        let vectors = number.and_then(|n| self.spaces[&n].vectors.as_ref().map(|v| (n, v)));
-        let Some((number, vectors)) = vectors else {
-            // The space went away under the scan.
-            scan.probed.nearest = vec![Vec::new(); scan.probe.embeddings.len()];
-            self.reply(scan.to, scan.op, Ok(Reply::Probed(scan.probed)));
-            return true;
-        };
-        let space = &self.spaces[&number];
-        let mut running = scan.running.take().expect("a scan in the queue is running");
-        let progress = with_scope(space, &scan.probe.filter, scan.now, |scope| {
-            running.step(vectors, scope, vectors.slice())
-        });
-        if progress == Progress::More {
-            scan.running = Some(running);
-            self.scans.push_back(scan);
-            return true;
-        }
-        let hits = running.finish(vectors, space.graph.keys(), &mut self.scratch.vector);
-        scan.probed.nearest.push(keyed(space, &hits));
-        match scan.probe.embeddings.get(scan.probed.nearest.len()) {
-            Some(next) => {
-                scan.running = Some(vectors.exact(next, scan.probe.candidates));
-                self.scans.push_back(scan);
-            }
-            None => {
-                let hits = scan.probed.nearest.iter().flatten().map(|(key, _)| *key);
-                scan.probed.neighbours = neighbours(space, hits);
-                self.reply(scan.to, scan.op, Ok(Reply::Probed(scan.probed)));
-            }
-        }
-        true
-    }
-
-    pub(super) fn lexical(
-        &mut self,
-        from: ShardIx,
-        op: OpId,
-        ask: &LexicalAsk,
-        marked: &[MemoryKey],
-    ) {
-        let Some(number) = self.space_number(&ask.space) else {
-            let hits = vec![Vec::new(); ask.queries.len()];
-            let bearers = vec![Vec::new(); ask.attributes.len()];
-            return self.reply(
-                from,
-                op,
-                Ok(Reply::Lexical(Box::new(LexicalFound {
-                    hits,
-                    bearers,
-                    ..LexicalFound::default()
-                }))),
-            );
-        };
-        let space = &self.spaces[&number];
-        let found = lexical_search(space, ask, marked, self.now, &mut self.scratch.text);
-        self.reply(from, op, Ok(Reply::Lexical(Box::new(found))));
-    }
-
-    pub(super) fn hop(
-        &mut self,
-        from: ShardIx,
-        op: OpId,
-        ask: &HopAsk,
-        sources: &[(MemoryKey, Activation)],
-    ) {
-        let mut hopped = Hopped::default();
-        if let Some(number) = self.space_number(&ask.space) {
-            let space = &self.spaces[&number];
-            run_hop(space, ask, sources, self.now, &mut self.scratch, &mut hopped);
-        }
-        self.reply(from, op, Ok(Reply::Hopped(Box::new(hopped))));
-    }
-
     pub(super) fn score(&mut self, from: ShardIx, op: OpId, ask: &ScoreAsk, keys: &[MemoryKey]) {
         let (scores, lifts) = match self.space(&ask.space) {
             Ok(space) => (scores(space, ask, keys, self.now), lifts(space, keys, ask.lived)),
@@ -297,7 +114,7 @@ impl Shard {
     }
 }
 
-fn probe_text(space: &Space, probe: &Probe, now: Timestamp) -> Probed {
+pub(super) fn probe_text(space: &Space, probe: &Probe, now: Timestamp) -> Probed {
     let df = |t: &text::TermKey| u32::try_from(space.text.df(*t)).unwrap_or(u32::MAX);
     let mut attributes: Vec<Attribute> = Vec::new();
     let mut mentions = Vec::with_capacity(probe.texts.len());
@@ -321,12 +138,12 @@ fn probe_text(space: &Space, probe: &Probe, now: Timestamp) -> Probed {
     }
 }
 
-fn keyed(space: &Space, hits: &[Hit]) -> Vec<(MemoryKey, f32)> {
+pub(super) fn keyed(space: &Space, hits: &[Hit]) -> Vec<(MemoryKey, f32)> {
     hits.iter().map(|hit| (space.graph.key(hit.node), hit.score)).collect()
 }
 
 /// The sequence links of memories, where they have any.
-fn neighbours(space: &Space, keys: impl Iterator<Item = MemoryKey>) -> Neighbours {
+pub(super) fn neighbours(space: &Space, keys: impl Iterator<Item = MemoryKey>) -> Neighbours {
     let kinds = space.sequence_kinds();
     if kinds.is_empty() {
         return Vec::new();
@@ -377,35 +194,14 @@ fn mentions_in(space: &Space, text: &str) -> Vec<Mention> {
     matches.collect()
 }
 
-fn lexical_search(
+/// What is wanted of a lexical search beside its hits.
+pub(super) fn complete_lexical(
     space: &Space,
     ask: &LexicalAsk,
     marked: &[MemoryKey],
     now: Timestamp,
-    scratch: &mut text::Scratch,
-) -> LexicalFound {
-    let allowed = Allowed::of(space, &ask.filter, now);
-    let all = matches!(allowed, Allowed::All);
-    let nodes: Option<hashbrown::HashSet<NodeIx>> = match &allowed {
-        Allowed::Only(nodes) => Some(nodes.iter().copied().collect()),
-        Allowed::All | Allowed::Where { .. } => None,
-    };
-    let accept = |node: NodeIx| match &nodes {
-        Some(nodes) => nodes.contains(&node),
-        None => allowed.passes(space, now, node),
-    };
-    let mut found = LexicalFound::default();
-    for terms in &ask.queries {
-        let query = Bm25Query {
-            terms,
-            average_length: ask.average_length,
-            k: ask.candidates,
-            keys: space.graph.keys(),
-            accept: if all { None } else { Some(&accept) },
-        };
-        let hits = space.text.search(&query, scratch);
-        found.hits.push(hits.iter().map(|(n, score)| (space.graph.key(*n), *score)).collect());
-    }
+    found: &mut LexicalFound,
+) {
     found.neighbours = neighbours(space, found.hits.iter().flatten().map(|(key, _)| *key));
     for attribute in &ask.attributes {
         let hits = found.hits.iter().flatten().map(|(key, _)| *key);
@@ -419,7 +215,6 @@ fn lexical_search(
         bearers.dedup();
         found.bearers.push(bearers);
     }
-    found
 }
 
 /// Which links a hop follows.
@@ -452,7 +247,9 @@ impl Followed {
         let way = |e: &Edge| Way { to: e.node, weight: u32::from(e.weight), kind: Some(e.kind()) };
         let out = out.map(way);
         let named = |e: &&Edge| e.is_automatic() && Some(e.kind()) == self.back;
-        let back = space.graph.inward(node).iter().filter(named);
+        // Where nothing is named, the links that lead here are left alone: there may be many.
+        let into = if self.back.is_some() { space.graph.inward(node) } else { &[] };
+        let back = into.iter().filter(named);
         let weight = |e: &Edge| ((f32::from(e.weight) * MENTION_BACK) as u32).max(1);
         out.chain(back.map(move |e| Way { to: e.node, weight: weight(e), kind: None }))
     }
@@ -471,44 +268,71 @@ const MENTION_BACK: f32 = 0.2;
 /// The kind under which a mention followed back is known.
 const MENTIONED_BY: &str = "mentioned_by";
 
-fn run_hop(
+/// Follows the links of the sources from `next` on, about `links` of them; where it got to.
+pub(super) fn run_hop(
     space: &Space,
     ask: &HopAsk,
-    sources: &[(MemoryKey, Activation)],
+    sources: &[Source],
     now: Timestamp,
+    slice: HopSlice,
     scratch: &mut Scratches,
     hopped: &mut Hopped,
-) {
+) -> usize {
     let followed = Followed::of(space, ask.kinds.as_deref());
-    scratch.pulses.clear();
-    scratch.via.clear();
-    for (key, activation) in sources {
-        let Some(node) = space.live_node(*key, now) else { continue };
-        if hopped.links >= ask.budget {
-            hopped.truncated = true;
-            break;
-        }
-        if ask.terms {
-            hopped.terms.push((*key, space.terms.terms_of(node).to_vec()));
-        }
-        spread_from(space, ask, &followed, node, *activation, scratch, hopped);
-    }
-    if !ask.held.is_empty() {
-        let live = sources.iter().filter_map(|(key, _)| space.live_node(*key, now));
+    let HopSlice { next, links, followed: before } = slice;
+    if next == 0 && !ask.held.is_empty() {
+        let live = sources.iter().filter_map(|source| source_node(space, source, now));
         let nodes: Vec<NodeIx> = live.collect();
         let held = space.text.held_terms(&ask.held, &nodes);
         hopped.held = held.iter().fold(0, |all, held| all | held);
     }
-    hopped.pulses.reserve(scratch.pulses.len());
-    let direct = space.merged.has_no_aliases();
-    for (node, amount) in &scratch.pulses {
-        let key = space.graph.key(NodeIx(*node));
-        let to = if direct { key } else { space.merged.alias(key).unwrap_or(key) };
-        hopped.pulses.push((to, Activation(*amount)));
-        if ask.explain {
-            let via = scratch.via.remove(&key.0).expect("each pulse notes its strongest source");
-            hopped.via.push(via);
+    for (place, source) in sources.iter().enumerate().skip(next) {
+        if hopped.links >= links {
+            return place;
         }
+        look_ahead(space, &sources[place..]);
+        let Some(node) = source_node(space, source, now) else { continue };
+        if before + hopped.links >= ask.budget {
+            hopped.truncated = true;
+            break;
+        }
+        if ask.terms {
+            hopped.terms.push((source.key, space.terms.terms_of(node).to_vec()));
+        }
+        spread_from(space, ask, &followed, node, source.activation, scratch, hopped);
+    }
+    sources.len()
+}
+
+/// A part of a hop.
+#[derive(Clone, Copy)]
+pub(super) struct HopSlice {
+    /// The first source of it.
+    pub next: usize,
+    /// Links that it may follow, about.
+    pub links: u64,
+    /// Links that were followed before it.
+    pub followed: u64,
+}
+
+/// The node of a source: by its number, where that is still its own.
+fn source_node(space: &Space, source: &Source, now: Timestamp) -> Option<NodeIx> {
+    if space.graph.is_numbered(source.node, source.key) && !space.has_expired(now) {
+        return Some(source.node);
+    }
+    space.live_node(source.key, now)
+}
+
+/// Sources ahead of which the processor fetches where the links are, and the links themselves.
+const LISTS_AHEAD: usize = 8;
+const LINKS_AHEAD: usize = 4;
+
+fn look_ahead(space: &Space, sources: &[Source]) {
+    if let Some(source) = sources.get(LISTS_AHEAD) {
+        space.graph.prefetch_lists(source.node);
+    }
+    if let Some(source) = sources.get(LINKS_AHEAD) {
+        space.graph.prefetch_links(source.node);
     }
 }
 
@@ -543,15 +367,26 @@ fn spread_from(
     let norm = if lifted == total { norm } else { norm.share(total, lifted) };
     let each = activation.times(norm);
     hopped.links += ways.len() as u64;
-    for &way in &ways {
-        let amount = each.through(way.weight);
-        let sum = scratch.pulses.entry(way.to.0).or_insert(0);
-        *sum = sum.saturating_add(amount.0);
-        if ask.explain {
-            let weight = norm.through(way.weight).to_f64();
-            let via = Via { from, kind: kind_name(space, way), weight, amount, term: None };
-            keep_stronger(&mut scratch.via, space.graph.key(way.to), via);
+    for way in &ways {
+        let (key, amount) = (space.graph.key(way.to), each.through(way.weight));
+        hopped.pulses.push(Pulse { key, amount, node: way.to });
+    }
+    if !space.merged.has_no_aliases() {
+        for pulse in hopped.pulses.iter_mut().rev().take(ways.len()) {
+            if let Some(key) = space.merged.alias(pulse.key) {
+                (pulse.key, pulse.node) = (key, NodeIx::NONE);
+            }
         }
+    }
+    if ask.explain {
+        let vias = ways.iter().map(|&way| Via {
+            from,
+            kind: kind_name(space, way),
+            weight: norm.through(way.weight).to_f64(),
+            amount: each.through(way.weight),
+            term: None,
+        });
+        hopped.via.extend(vias);
     }
     scratch.ways = ways;
 }

@@ -9,9 +9,10 @@ use hashbrown::HashTable;
 
 use super::analysis::{Analyzed, TermKey};
 use super::postings::{Decoder, Posting, Postings, encode_all};
-use super::search::{Contribution, QueryTerm, Scratch, best, intersection, score};
+use super::search::{Contribution, QueryTerm, Running, Scratch, intersection, score, step};
 use crate::image::{Part, Reader, Unsound, Writer, ensure};
 use crate::node::NodeIx;
+use crate::vector::Progress;
 
 /// Weight of a term that `df` of `documents` documents hold.
 pub fn idf(documents: u64, df: u64) -> f32 {
@@ -218,6 +219,21 @@ impl TextIndex {
 
     /// The `k` best documents: higher scores first, then lower keys.
     pub fn search(&self, query: &Bm25Query<'_>, scratch: &mut Scratch) -> Vec<(NodeIx, f32)> {
+        let mut running = Running::default();
+        let progress = self.step(query, scratch, &mut running, usize::MAX);
+        assert!(progress == Progress::Done, "no search is as long as that");
+        running.finish(|_, _| true)
+    }
+
+    /// Goes on with a search, within about `work` postings. What is written between two steps may
+    /// be found or not; what was there before the first and is there after the last is.
+    pub fn step(
+        &self,
+        query: &Bm25Query<'_>,
+        scratch: &mut Scratch,
+        running: &mut Running,
+        work: usize,
+    ) -> Progress {
         let known = self.known(query);
         let terms: Vec<QueryTerm<'_>> = known
             .iter()
@@ -227,7 +243,12 @@ impl TextIndex {
                 times,
             })
             .collect();
-        best(query, &terms, &self.lengths, scratch)
+        step(query, &terms, &self.lengths, scratch, running, work)
+    }
+
+    /// Whether a node has a document.
+    pub fn contains(&self, node: NodeIx) -> bool {
+        self.lengths.get(node.index()).is_some_and(|length| *length > 0)
     }
 
     /// The terms of a query that some document holds: (number, weight, times), by number.

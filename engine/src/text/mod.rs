@@ -17,5 +17,5 @@ mod words;
 pub use analysis::{Analyzed, Analyzer, TermKey};
 pub use hash::{hash_bytes, hash_next};
 pub use index::{Bm25Query, TextIndex, idf};
-pub use search::Scratch;
+pub use search::{Running, Scratch};
 pub use words::{fold, for_each_word, is_stop_word, is_unspaced};

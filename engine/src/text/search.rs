@@ -15,6 +15,7 @@ use std::collections::BinaryHeap;
 use super::index::Bm25Query;
 use super::postings::{BLOCK_POSTINGS, Block, Decoder, Postings};
 use crate::node::NodeIx;
+use crate::vector::Progress;
 
 /// Saturation of term frequency.
 const K1: f64 = 1.2;
@@ -24,6 +25,8 @@ const B: f64 = 0.75;
 const CONTRIBUTION_ONE: f64 = (1u64 << 24) as f64;
 /// Node numbers in one window.
 const WINDOW: usize = 2048;
+/// What going through a window costs beside its postings, in postings.
+const WINDOW_POSTINGS: usize = 64;
 
 /// What one occurrence of a term adds to a document, for a given average length.
 #[derive(Clone, Copy)]
@@ -69,17 +72,31 @@ pub struct Scratch {
     sums: Box<[u64; WINDOW]>,
     touched: [u64; WINDOW / 64],
     buffers: Vec<Buffer>,
-    best: BinaryHeap<Reverse<Ranked>>,
 }
 
 impl Default for Scratch {
     fn default() -> Self {
-        Self {
-            sums: Box::new([0; WINDOW]),
-            touched: [0; WINDOW / 64],
-            buffers: Vec::new(),
-            best: BinaryHeap::new(),
-        }
+        Self { sums: Box::new([0; WINDOW]), touched: [0; WINDOW / 64], buffers: Vec::new() }
+    }
+}
+
+/// A search between its steps.
+#[derive(Default)]
+pub struct Running {
+    /// Node numbers below this were looked at.
+    from: u32,
+    best: BinaryHeap<Reverse<Ranked>>,
+    /// Sums below this cannot enter the answer.
+    floor: u64,
+}
+
+impl Running {
+    /// The documents, best first, that pass `is_there`: node and key; others went between two steps.
+    pub fn finish(self, is_there: impl Fn(NodeIx, u64) -> bool) -> Vec<(NodeIx, f32)> {
+        let mut ranked: Vec<Ranked> = self.best.into_iter().map(|Reverse(each)| each).collect();
+        ranked.retain(|each| is_there(NodeIx(each.node), each.key.0));
+        ranked.sort_unstable_by(|a, b| b.cmp(a));
+        ranked.into_iter().map(|each| (NodeIx(each.node), f32::from_bits(each.score))).collect()
     }
 }
 
@@ -236,50 +253,53 @@ struct Search<'a, 'q> {
     /// Length of each node's document, plus one.
     lengths: &'a [u32],
     scratch: &'a mut Scratch,
-    /// Sums below this cannot enter the answer.
-    floor: u64,
+    running: &'a mut Running,
+    /// Postings that this step may still look at.
+    left: usize,
 }
 
-/// The best documents, best first. `lengths` holds each node's length plus one.
-pub(super) fn best(
+/// Looks on for the best documents, within about `work` postings; whether anything is left.
+/// `lengths` holds each node's length plus one.
+pub(super) fn step(
     query: &Bm25Query<'_>,
     terms: &[QueryTerm<'_>],
     lengths: &[u32],
     scratch: &mut Scratch,
-) -> Vec<(NodeIx, f32)> {
+    running: &mut Running,
+    work: usize,
+) -> Progress {
     if query.k == 0 || terms.is_empty() {
-        return Vec::new();
+        return Progress::Done;
     }
     let contribution = Contribution::new(query.average_length);
     let mut buffers = std::mem::take(&mut scratch.buffers);
     buffers.resize(terms.len().max(buffers.len()), Buffer::EMPTY);
-    scratch.best.clear();
     let mut cursors: Vec<Cursor<'_>> = terms
         .iter()
         .zip(&mut buffers)
         .map(|(term, buffer)| Cursor::new(term, buffer).bounded(buffer, contribution, lengths))
         .collect();
-    let mut search = Search { query, contribution, lengths, scratch, floor: 0 };
-    search.run(&mut cursors, &mut buffers);
+    let mut search = Search { query, contribution, lengths, scratch, running, left: work };
+    let progress = search.run(&mut cursors, &mut buffers);
     scratch.buffers = buffers;
-    let mut ranked: Vec<Ranked> = scratch.best.drain().map(|Reverse(ranked)| ranked).collect();
-    ranked.sort_unstable_by(|a, b| b.cmp(a));
-    ranked.into_iter().map(|each| (NodeIx(each.node), f32::from_bits(each.score))).collect()
+    progress
 }
 
 impl Search<'_, '_> {
-    fn run(&mut self, cursors: &mut [Cursor<'_>], buffers: &mut [Buffer]) {
+    fn run(&mut self, cursors: &mut [Cursor<'_>], buffers: &mut [Buffer]) -> Progress {
         let mut order: Vec<usize> = (0..cursors.len()).collect();
-        let mut from = 0;
-        loop {
+        while self.left > 0 {
+            let from = self.running.from;
             let next = |(cursor, buffer): (&mut Cursor<'_>, &mut Buffer)| cursor.seek(from, buffer);
             let Some(start) = cursors.iter_mut().zip(&mut *buffers).filter_map(next).min() else {
-                return;
+                return Progress::Done;
             };
             let end = start.saturating_add(WINDOW as u32);
             self.window(start, end, cursors, buffers, &mut order);
-            from = end;
+            self.running.from = end;
+            self.left = self.left.saturating_sub(WINDOW_POSTINGS);
         }
+        Progress::More
     }
 
     /// Scores the documents from `start` to below `end` that can enter the answer.
@@ -303,7 +323,7 @@ impl Search<'_, '_> {
             if cursor.bound == 0 {
                 break;
             }
-            if left >= self.floor {
+            if left >= self.running.floor {
                 self.enter(start, end, cursor, buffer);
                 entered = true;
             } else if !entered || !self.drop_hopeless(left) {
@@ -322,25 +342,31 @@ impl Search<'_, '_> {
     fn enter(&mut self, start: u32, end: u32, cursor: &mut Cursor<'_>, buffer: &mut Buffer) {
         let (weight, times) = (cursor.weight, cursor.times);
         let (sums, touched) = (&mut self.scratch.sums, &mut self.scratch.touched);
+        let mut count = 0;
         cursor.drain(end, buffer, |number, frequency| {
+            count += 1;
             let at = (number - start) as usize % WINDOW;
             let length = self.lengths[number as usize] - 1;
             sums[at] += times * self.contribution.of(weight, frequency, length);
             touched[at / 64] |= 1 << (at % 64);
         });
+        self.left = self.left.saturating_sub(count);
     }
 
     /// Adds a term to the documents of the window that are still in the run.
     fn look_up(&mut self, start: u32, end: u32, cursor: &mut Cursor<'_>, buffer: &mut Buffer) {
         let (weight, times) = (cursor.weight, cursor.times);
         let (sums, touched) = (&mut self.scratch.sums, &self.scratch.touched);
+        let mut count = 0;
         cursor.drain(end, buffer, |number, frequency| {
+            count += 1;
             let at = (number - start) as usize % WINDOW;
             if touched[at / 64] & (1 << (at % 64)) != 0 {
                 let length = self.lengths[number as usize] - 1;
                 sums[at] += times * self.contribution.of(weight, frequency, length);
             }
         });
+        self.left = self.left.saturating_sub(count);
     }
 
     /// Drops documents whose sum cannot reach the floor with `left` more; whether any is left.
@@ -352,7 +378,7 @@ impl Search<'_, '_> {
                 let bit = bits.trailing_zeros() as usize;
                 bits &= bits - 1;
                 let sum = &mut self.scratch.sums[word * 64 + bit];
-                if *sum + left < self.floor {
+                if *sum + left < self.running.floor {
                     *sum = 0;
                     *touched &= !(1 << bit);
                 }
@@ -370,7 +396,7 @@ impl Search<'_, '_> {
                 let at = word * 64 + bits.trailing_zeros() as usize;
                 bits &= bits - 1;
                 let sum = std::mem::take(&mut self.scratch.sums[at]);
-                if sum >= self.floor.max(1) {
+                if sum >= self.running.floor.max(1) {
                     self.offer(start + at as u32, sum);
                 }
             }
@@ -380,7 +406,7 @@ impl Search<'_, '_> {
     fn offer(&mut self, node: u32, sum: u64) {
         let key = Reverse(self.query.keys[node as usize]);
         let ranked = Ranked { score: score(sum).to_bits(), key, node };
-        let best = &mut self.scratch.best;
+        let best = &mut self.running.best;
         let full = best.len() == self.query.k;
         let worse = full && best.peek().is_some_and(|worst| ranked < worst.0);
         if worse || self.query.accept.is_some_and(|accept| !accept(NodeIx(node))) {
@@ -393,7 +419,7 @@ impl Search<'_, '_> {
         if best.len() == self.query.k
             && let Some(Reverse(worst)) = best.peek()
         {
-            self.floor = sum_floor(f32::from_bits(worst.score));
+            self.running.floor = sum_floor(f32::from_bits(worst.score));
         }
     }
 }

@@ -6,6 +6,7 @@ mod consolidation;
 mod images;
 mod isolation;
 mod life;
+mod slices;
 mod writes;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};

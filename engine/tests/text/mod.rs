@@ -2,8 +2,9 @@
 
 use engram_engine::node::NodeIx;
 use engram_engine::text::{
-    Analyzer, Bm25Query, Scratch, TermKey, TextIndex, fold, for_each_word, idf,
+    Analyzer, Bm25Query, Running, Scratch, TermKey, TextIndex, fold, for_each_word, idf,
 };
+use engram_engine::vector::Progress;
 
 fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
@@ -108,6 +109,10 @@ fn check_query(plain: &Plain, index: &TextIndex, keys: &[u64], dice: &mut Dice, 
         if dice.below(3) == 0 { Some(&odd) } else { None };
     let query = Bm25Query { terms: &weighed, average_length, k, keys, accept };
     let found = index.search(&query, &mut Scratch::default());
+    let (mut scratch, mut running) = (Scratch::default(), Running::default());
+    while index.step(&query, &mut scratch, &mut running, 1) == Progress::More {}
+    let in_steps = running.finish(|node, key| keys[node.index()] == key && index.contains(node));
+    assert_eq!(in_steps, found, "steps change nothing");
     let all: Vec<NodeIx> = (0..plain.documents.len() as u32).map(NodeIx).collect();
     let scores = index.score_nodes(&query, &all);
     let mut expected: Vec<(NodeIx, f32)> =

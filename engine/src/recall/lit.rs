@@ -1,0 +1,135 @@
+//! The memories that a recall has met, and what it knows of each.
+//!
+//! *Invariants*: a memory is met once and keeps its place; places are given in the order of meeting.
+//!
+//! *Not here*: what is made of them (`super`).
+
+use crate::fixed::Activation;
+use crate::key::MemoryKey;
+use crate::life::Lift;
+use crate::node::NodeIx;
+
+/// What is known of a memory during a recall.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cell {
+    /// Which memory.
+    pub key: MemoryKey,
+    /// Direct score, 1 for the best.
+    pub direct: f64,
+    /// Activation that comes in the hop under way.
+    pub arriving: Activation,
+    /// Activation that came along links.
+    pub activation: Activation,
+    /// The largest part of it that came in one hop.
+    pub strongest: Activation,
+    /// BM25 for what the seeds lack of the cue.
+    pub residual: f32,
+    /// Its number on its owner, where that was told.
+    pub node: NodeIx,
+    /// What use does to it.
+    pub lift: Lift,
+    /// In which hop the largest part came.
+    pub hop: u8,
+    /// Is a candidate, a seed, a cue, or got enough activation: may come back.
+    pub lit: bool,
+    /// Sends activation.
+    pub seed: bool,
+    /// Is a cue itself and does not come back.
+    pub cue: bool,
+}
+
+/// Slots of the smallest table.
+const SLOTS_MIN: usize = 256;
+/// A slot that names no cell.
+const EMPTY: u64 = u64::MAX;
+
+/// The cells, and a table that finds them by key: a slot is half a key and the place of a cell.
+#[derive(Debug, Default)]
+pub(crate) struct Lit {
+    cells: Vec<Cell>,
+    slots: Vec<u64>,
+}
+
+impl Lit {
+    /// The cells in the order in which they were met.
+    pub(crate) fn cells(&self) -> &[Cell] {
+        &self.cells
+    }
+
+    /// A cell by its place.
+    pub(crate) fn at(&mut self, place: usize) -> &mut Cell {
+        &mut self.cells[place]
+    }
+
+    /// The cell of a memory, if it was met.
+    pub(crate) fn get(&self, key: MemoryKey) -> Option<&Cell> {
+        if self.slots.is_empty() {
+            return None;
+        }
+        match self.slots[self.slot(key)] {
+            EMPTY => None,
+            taken => Some(&self.cells[taken as u32 as usize]),
+        }
+    }
+
+    /// The place of a memory's cell, made where there is none.
+    pub(crate) fn meet(&mut self, key: MemoryKey) -> usize {
+        self.reserve(1);
+        let slot = self.slot(key);
+        if self.slots[slot] != EMPTY {
+            return self.slots[slot] as u32 as usize;
+        }
+        let place = self.cells.len();
+        self.slots[slot] = entry(key, place);
+        self.cells.push(Cell {
+            key,
+            direct: 0.0,
+            arriving: Activation::ZERO,
+            activation: Activation::ZERO,
+            strongest: Activation::ZERO,
+            residual: 0.0,
+            lift: Lift::default(),
+            node: NodeIx::NONE,
+            hop: 0,
+            lit: false,
+            seed: false,
+            cue: false,
+        });
+        place
+    }
+
+    /// Makes room for so many more: at least half of the slots stay empty.
+    pub(crate) fn reserve(&mut self, more: usize) {
+        let wanted = 2 * (self.cells.len() + more);
+        if wanted <= self.slots.len() {
+            return;
+        }
+        self.slots = vec![EMPTY; wanted.next_power_of_two().max(SLOTS_MIN)];
+        for place in 0..self.cells.len() {
+            let key = self.cells[place].key;
+            let slot = self.slot(key);
+            self.slots[slot] = entry(key, place);
+        }
+    }
+
+    /// The slot that names the memory's cell, else the one that would.
+    #[inline]
+    fn slot(&self, key: MemoryKey) -> usize {
+        let mask = self.slots.len() - 1;
+        let mut slot = key.0 as usize & mask;
+        loop {
+            let taken = self.slots[slot];
+            let same = taken >> 32 == key.0 >> 32 && taken != EMPTY;
+            if taken == EMPTY || same && self.cells[taken as u32 as usize].key == key {
+                return slot;
+            }
+            slot = (slot + 1) & mask;
+        }
+    }
+}
+
+/// Keys are hashes already: the lower half chooses the slot, the upper half is compared.
+fn entry(key: MemoryKey, place: usize) -> u64 {
+    let place = u32::try_from(place).expect("a recall meets fewer than 2^32 memories");
+    key.0 >> 32 << 32 | u64::from(place)
+}
