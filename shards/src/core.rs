@@ -38,8 +38,11 @@ use crate::status::{Counters, Status};
 const INBOX_BURST: usize = 64;
 /// Between two slices of work: time for the reactor to look at sockets.
 const SLICE_PAUSE: Duration = Duration::from_micros(1);
-/// The same while requests come: background work then takes a tenth of the core or less.
+/// The same while requests come and little waits: background work then takes a tenth of the core
+/// or less.
 const BUSY_PAUSE: Duration = Duration::from_millis(1);
+/// With so many vectors waiting for their index, the pause is half as long.
+const WAITING_FEW: u32 = 64;
 /// Requests come while the last one is no longer ago than this.
 const BUSY_US: i64 = 2000;
 /// How often deadlines are looked at while operations are under way.
@@ -293,7 +296,7 @@ impl Core {
             match remaining {
                 Remaining::Nothing => self.work.wait().await,
                 Remaining::Foreground => sleep(SLICE_PAUSE).await,
-                Remaining::Background if self.is_busy() => sleep(BUSY_PAUSE).await,
+                Remaining::Background if self.is_busy() => sleep(self.busy_pause()).await,
                 Remaining::Background => sleep(SLICE_PAUSE).await,
             }
         }
@@ -303,6 +306,13 @@ impl Core {
     fn note_owed(&self) {
         let owed = self.shard.borrow().owed_bytes();
         self.counters().owed_bytes.store(owed, Ordering::Relaxed);
+    }
+
+    /// The shorter, the more vectors wait: every search compares these one by one.
+    fn busy_pause(&self) -> Duration {
+        let waiting = self.shard.borrow().vectors_waiting();
+        let waiting = u32::try_from(waiting).unwrap_or(u32::MAX - WAITING_FEW);
+        (BUSY_PAUSE * WAITING_FEW / waiting.saturating_add(WAITING_FEW)).max(SLICE_PAUSE)
     }
 
     /// Clients of any core ask something of this shard.

@@ -68,6 +68,12 @@ impl Shard {
         });
         owed.sum()
     }
+
+    /// Vectors that wait for the index: every search compares them one by one.
+    pub fn vectors_waiting(&self) -> usize {
+        let waiting = |vectors: &crate::vector::VectorIndex| vectors.backlog();
+        self.spaces.values().filter_map(|space| space.vectors.as_ref().map(waiting)).sum()
+    }
 }
 
 const MEMORY_FULL: &str = "the memory budget of the server is reached, so writes are refused; \
