@@ -176,6 +176,13 @@ impl StepResult {
         if (self.items_per_s - self.ok_per_s).abs() > 1.0 {
             line.push_str(&format!("  ({:.0} items/s)", self.items_per_s));
         }
+        for (name, operation) in &self.operations {
+            let l = &operation.latency_us;
+            line.push_str(&format!(
+                "\n    {name:24} {:>9} ok  P50 {:.0}  P90 {:.0}  P99 {:.0}  P99.9 {:.0} µs",
+                operation.ok, l.p50, l.p90, l.p99, l.p999
+            ));
+        }
         for (problem, count) in &self.problems {
             line.push_str(&format!("\n    {count} × {problem}"));
         }
