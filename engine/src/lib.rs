@@ -29,4 +29,5 @@ pub mod shard;
 pub mod space;
 pub mod terms;
 pub mod text;
+pub mod trace;
 pub mod vector;

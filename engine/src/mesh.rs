@@ -46,8 +46,8 @@ pub struct Envelope {
 pub enum Message {
     /// Asks for one reply.
     Ask(OpId, Ask),
-    /// The reply.
-    Reply(OpId, Result<Reply, Rejection>),
+    /// The reply, and for how many microseconds it waited for stable storage.
+    Reply(OpId, Result<Reply, Rejection>, u32),
     /// Needs no reply.
     Tell(SpaceName, Tell),
 }
@@ -121,6 +121,44 @@ pub enum Ask {
     Reinforce(ReinforceAsk, Vec<MemoryId>),
     /// Consolidation.
     Consolidate(SpaceName, ConsolidateAsk),
+}
+
+impl Ask {
+    /// What is asked, in one word, for traces.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Store { .. } => "store",
+            Self::Read { .. } => "read",
+            Self::Patch { .. } => "patch",
+            Self::Delete { .. } => "delete",
+            Self::Link { .. } => "link",
+            Self::Unlink { .. } => "unlink",
+            Self::Links { .. } => "links",
+            Self::List { .. } => "list",
+            Self::Count { .. } => "count",
+            Self::PutSpace { .. } => "put_space",
+            Self::EnsureSpace { .. } => "ensure_space",
+            Self::DropSpace { .. } => "drop_space",
+            Self::Barrier => "barrier",
+            Self::Spaces { .. } => "spaces",
+            Self::Stats => "stats",
+            Self::Names { .. } => "names",
+            Self::Probe(_) => "seed",
+            Self::Lexical(..) => "lexical",
+            Self::Hop(..) => "hop",
+            Self::Terms { .. } => "terms",
+            Self::Score(..) => "score",
+            Self::Fetch { .. } => "fetch",
+            Self::Mentions { .. } => "mentions",
+            Self::Reinforce(..) => "reinforce",
+            Self::Consolidate(..) => "consolidate",
+            Self::Demote { .. } => "demote",
+            Self::FetchCold { .. } => "cold",
+            Self::Expire => "expire",
+            Self::ColdUse => "cold_use",
+            Self::Rewrite { .. } => "rewrite",
+        }
+    }
 }
 
 /// A memory to store, with its place in the request.

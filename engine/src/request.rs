@@ -281,17 +281,54 @@ pub struct Recalled {
     pub truncated: bool,
     /// What was done for it.
     pub visited: Visited,
-    /// Time by phase, in the order in which they ran; only with `explain`.
-    pub phases: Vec<Phase>,
+    /// Time by phase, in the order in which they ran.
+    pub phases: Vec<PhaseTime>,
 }
 
 /// One phase of a recall and how long it took.
 #[derive(Clone, Copy, Debug)]
-pub struct Phase {
-    /// `probe`, `lexical`, `fuse`, `hop`, `rank` or `fetch`.
-    pub name: &'static str,
+pub struct PhaseTime {
+    /// The phase.
+    pub phase: RecallPhase,
     /// Duration in microseconds.
     pub took_us: u64,
+}
+
+/// What a recall waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecallPhase {
+    /// The nearest by vector, names and ids.
+    Probe,
+    /// Lexical search.
+    Lexical,
+    /// One hop of spreading.
+    Hop,
+    /// Members of shared terms, in the first hop.
+    Terms,
+    /// BM25 for what the seeds lack of the cue.
+    Score,
+    /// Contents.
+    Fetch,
+    /// Contents from the cold tier.
+    Cold,
+    /// Names of what lies on the paths.
+    Names,
+}
+
+impl RecallPhase {
+    /// As it is shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Probe => "probe",
+            Self::Lexical => "lexical",
+            Self::Hop => "hop",
+            Self::Terms => "terms",
+            Self::Score => "score",
+            Self::Fetch => "fetch",
+            Self::Cold => "cold",
+            Self::Names => "names",
+        }
+    }
 }
 
 /// What a recall touched.

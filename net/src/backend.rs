@@ -7,9 +7,10 @@
 use std::future::Future;
 use std::time::Duration;
 
-use engram_engine::model::Timestamp;
+use engram_engine::model::{SpaceName, Timestamp};
 use engram_engine::phase::Phase;
 use engram_engine::request::{Answer, Rejection, Request};
+use engram_engine::trace::Trace;
 
 use crate::exposition::Exposition;
 
@@ -19,6 +20,15 @@ pub trait Backend: Clone + 'static {
     ///
     /// Dropping the future gives up on the answer; a write that is under way may still happen.
     fn call(&self, request: Request) -> impl Future<Output = Result<Answer, Rejection>> + 'static;
+
+    /// The same, and what it asked of the shards.
+    fn call_traced(
+        &self,
+        request: Request,
+    ) -> impl Future<Output = (Result<Answer, Rejection>, Option<Trace>)> + 'static;
+
+    /// A recall of this JSON was answered: the next life may begin with it.
+    fn note_recall(&self, space: &SpaceName, body: &[u8]);
 
     /// Lets a request of a client in, or says why not now; asked for each of them before its body is
     /// read, so that saying no costs little.

@@ -6,6 +6,8 @@
 
 use std::fmt::{Display, Write};
 
+use engram_platform::meter::Seen;
+
 /// Which text format is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -70,6 +72,22 @@ impl Exposition {
             self.text.push('}');
         }
         self.put(format_args!(" {value}\n"));
+    }
+
+    /// Writes the samples of one histogram whose values are in units of which `per_unit` make one
+    /// of the metric's.
+    #[allow(clippy::cast_precision_loss, reason = "exact to 2^53")]
+    pub fn histogram(&mut self, name: &str, labels: &[(&str, &str)], seen: &Seen, per_unit: f64) {
+        let bucket = format!("{name}_bucket");
+        let bounds = seen.cumulated().map(|(bound, below)| (bound as f64 / per_unit, below));
+        for (bound, below) in bounds.chain([(f64::INFINITY, seen.count())]) {
+            let bound = if bound.is_finite() { bound.to_string() } else { "+Inf".to_owned() };
+            let labels: Vec<(&str, &str)> =
+                labels.iter().copied().chain([("le", bound.as_str())]).collect();
+            self.sample(&bucket, &labels, below);
+        }
+        self.sample(&format!("{name}_sum"), labels, seen.sum() as f64 / per_unit);
+        self.sample(&format!("{name}_count"), labels, seen.count());
     }
 
     /// A family of one sample without labels.

@@ -5,19 +5,14 @@
 //!
 //! *Not here*: how it is written (`exposition`), what shards count (the backend).
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use engram_platform::meter::{Counter, Histogram, Seen};
 
 use crate::api::route::{Operation, ROUTES};
 use crate::error::Reason;
 use crate::exposition::{Exposition, Kind};
-
-/// Upper bounds of the latency buckets, in microseconds; tight below 5 ms.
-const BUCKETS_US: [u64; 26] = [
-    25, 50, 75, 100, 150, 200, 300, 400, 500, 750, 1000, 1500, 2000, 3000, 4000, 5000, 7500,
-    10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 10_000_000,
-];
 
 /// Why a connection or request was turned away before it was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,33 +46,11 @@ const SHED: [(Shed, &str); 8] = [
     (Shed::Draining, "draining"),
 ];
 
-/// A counter with one writer.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Adds; plain load and store, since nobody else writes.
-    pub fn add(&self, count: u64) {
-        let sum = self.0.load(Ordering::Relaxed).wrapping_add(count);
-        self.0.store(sum, Ordering::Relaxed);
-    }
-
-    /// Sets, for what goes up and down.
-    pub fn set(&self, value: u64) {
-        self.0.store(value, Ordering::Relaxed);
-    }
-
-    fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 /// Counts of one route on one core.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct RouteCounts {
     by_class: [Counter; 6],
-    buckets: [Counter; BUCKETS_US.len()],
-    sum_us: Counter,
+    took_us: Histogram,
     outcomes: Vec<Counter>,
 }
 
@@ -106,8 +79,9 @@ impl CoreMetrics {
     fn new(core: usize) -> Self {
         let outcomes = 1 + Reason::all().count();
         let route = || RouteCounts {
+            by_class: Default::default(),
+            took_us: Histogram::of_latency(),
             outcomes: (0..outcomes).map(|_| Counter::default()).collect(),
-            ..RouteCounts::default()
         };
         Self {
             routes: ROUTES.iter().map(|_| route()).collect(),
@@ -132,11 +106,7 @@ impl CoreMetrics {
         let route = &self.routes[operation as usize];
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         route.by_class[class].add(1);
-        route.sum_us.add(took_us);
-        let bucket = BUCKETS_US.partition_point(|bound| *bound < took_us);
-        if let Some(bucket) = route.buckets.get(bucket) {
-            bucket.add(1);
-        }
+        route.took_us.observe(took_us);
     }
 
     /// One operation ended; several of them in one request of a batch.
@@ -179,7 +149,7 @@ impl Registry {
             self.cores.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let sum = |pick: &dyn Fn(&CoreMetrics) -> u64| cores.iter().map(|core| pick(core)).sum();
         write_requests(out, &sum);
-        write_latency(out, &sum);
+        write_latency(out, &cores);
         write_operations(out, &sum);
         write_connections(out, &sum);
         write_cores(out, &cores);
@@ -212,28 +182,16 @@ fn write_requests(out: &mut Exposition, sum: Sum<'_>) {
     }
 }
 
-fn write_latency(out: &mut Exposition, sum: Sum<'_>) {
+fn write_latency(out: &mut Exposition, cores: &[Arc<CoreMetrics>]) {
+    let name = "engram_http_request_duration_seconds";
     let help = "Time from the head of a request to its answer, in seconds.";
-    out.family(Kind::Histogram, "engram_http_request_duration_seconds", help);
+    out.family(Kind::Histogram, name, help);
     for (index, route) in ROUTES.iter().enumerate() {
-        let all = (0..6).map(|class| sum(&|core| core.routes[index].by_class[class].get())).sum();
-        let all: u64 = all;
-        if all == 0 {
-            continue;
+        let seen = Seen::together(cores.iter().map(|core| &core.routes[index].took_us));
+        if let Some(seen) = seen.filter(|seen| seen.count() > 0) {
+            let labels = [("route", route.path), ("method", route.method.as_str())];
+            out.histogram(name, &labels, &seen, 1e6);
         }
-        let mut below = 0;
-        let bucket_name = "engram_http_request_duration_seconds_bucket";
-        for (bucket, bound_us) in BUCKETS_US.iter().enumerate() {
-            below += sum(&|core| core.routes[index].buckets[bucket].get());
-            let bound = seconds(*bound_us).to_string();
-            let labels = [("route", route.path), ("method", route.method.as_str()), ("le", &bound)];
-            out.sample(bucket_name, &labels, below.min(all));
-        }
-        let labels = [("route", route.path), ("method", route.method.as_str()), ("le", "+Inf")];
-        out.sample(bucket_name, &labels, all);
-        let total = seconds(sum(&|core| core.routes[index].sum_us.get()));
-        out.sample("engram_http_request_duration_seconds_sum", &labels[..2], total);
-        out.sample("engram_http_request_duration_seconds_count", &labels[..2], all);
     }
 }
 
@@ -294,9 +252,4 @@ fn write_cores(out: &mut Exposition, cores: &[Arc<CoreMetrics>]) {
     for core in cores {
         out.sample(name, &[("core", &core.core.to_string())], core.handed_over.get());
     }
-}
-
-#[allow(clippy::cast_precision_loss, reason = "exact to 2^53 microseconds, 285 years")]
-fn seconds(microseconds: u64) -> f64 {
-    microseconds as f64 / 1e6
 }

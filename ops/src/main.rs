@@ -14,10 +14,15 @@ mod evaluation;
 mod failure;
 mod lines;
 mod logger;
+mod metrics;
+mod process;
 mod progress;
+mod scrape;
 mod server;
 mod target;
+mod traces;
 mod units;
+mod warm;
 
 use arguments::Refused;
 
@@ -26,11 +31,13 @@ use arguments::Refused;
 static ALLOCATOR: engram_platform::Heap = engram_platform::Heap;
 
 fn main() {
+    process::note_start();
     let failure = match arguments::read(std::env::args_os().collect()) {
         Ok(arguments) => arguments.engram.command.run(&arguments.origins).err(),
         Err(Refused::Shown(shown)) => shown.exit(),
         Err(Refused::Failed(failure)) => Some(failure),
     };
+    log::logger().flush();
     if let Some(failure) = failure.filter(|failure| !failure.is_broken_pipe()) {
         eprintln!("engram: {failure}");
         std::process::exit(failure.status.code());

@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,13 +20,14 @@ use engram_net::{Doors, Options, Port};
 use engram_platform::sockets::{SocketWay, Sockets};
 use engram_platform::{Finding, PlacementOptions, Preflight, TopologyReport};
 use engram_shards::{CorePlace, Directory, Handle, Running, ShardsError};
-use serde_json::Value;
 
-use crate::backend::Core;
+use crate::backend::{Core, Shared};
 use crate::budget::{Limits, Readings, Watch};
 use crate::client::Url;
 use crate::commands::machine_report;
 use crate::failure::{Failure, Status};
+use crate::traces::Tracing;
+use crate::warm::{self, HotCues};
 
 /// Entries of a shard's ring.
 pub const RING_ENTRIES: u32 = 128;
@@ -61,6 +63,12 @@ pub struct Plan {
     pub auth: Auth,
     /// `/metrics` needs one, too.
     pub metrics_guarded: bool,
+    /// Recalls that take as long are logged.
+    pub slow_recall: Duration,
+    /// How long warm-up may take; zero: there is none, and no cues are kept for the next.
+    pub warm_up: Duration,
+    /// Traces, where somebody wants them.
+    pub tracing: Option<Tracing>,
 }
 
 /// A server that runs.
@@ -73,9 +81,9 @@ pub struct Server {
 /// What the cores of one server share, beside their shards.
 #[derive(Debug)]
 struct Cores {
-    topology: Arc<Value>,
-    /// What of memory and disk is in use.
-    readings: Arc<Readings>,
+    shared: Arc<Shared>,
+    data_dir: PathBuf,
+    warm_up: Duration,
     /// What serves their sockets.
     sockets: SocketWay,
     /// Cores that accept connections.
@@ -133,8 +141,13 @@ impl Server {
         let topology =
             serde_json::to_value(&report).map_err(Failure::because("the topology is no JSON"))?;
         let cores = Arc::new(Cores {
-            topology: Arc::new(topology),
-            readings: Arc::default(),
+            shared: Arc::new(Shared {
+                topology,
+                readings: Arc::default(),
+                traces: plan.tracing.as_ref().map(|tracing| tracing.counts.clone()),
+            }),
+            data_dir: plan.data_dir.clone(),
+            warm_up: plan.warm_up,
             sockets: way,
             listening: AtomicUsize::new(0),
             failure: Mutex::default(),
@@ -166,7 +179,7 @@ impl Server {
 
     /// What of memory and disk is in use.
     pub fn readings(&self) -> &Arc<Readings> {
-        &self.cores.readings
+        &self.cores.shared.readings
     }
 
     /// The right to tell it to stop.
@@ -231,7 +244,7 @@ fn start_watch(plan: &Plan, shards: u16, running: &Running, cores: &Cores) -> Re
         images: None,
     };
     let (status, rooms) = (running.status().clone(), running.rooms().clone());
-    let watch = Watch::new(limits, status, rooms, cores.readings.clone());
+    let watch = Watch::new(limits, status, rooms, cores.shared.readings.clone());
     std::thread::Builder::new()
         .name("budget".to_owned())
         .spawn(move || watch.run())
@@ -248,6 +261,8 @@ fn options(plan: &Plan, shards: u16) -> Options {
         body_bytes_max: body_bytes(plan, shards),
         connections_max: engram_net::connections_per_core(usize::from(shards)),
         local_names_only: plan.listen.ip().is_loopback() && !plan.auth.is_required(),
+        slow_recall: plan.slow_recall,
+        tracer: plan.tracing.as_ref().map(|tracing| tracing.tracer.clone()),
         ..Options::default()
     }
 }
@@ -267,6 +282,9 @@ pub fn open_directory(directory: &Path) -> Result<Server, Failure> {
         drain: Duration::from_secs(5),
         auth: Auth::default(),
         metrics_guarded: false,
+        slow_recall: Duration::MAX,
+        warm_up: Duration::ZERO,
+        tracing: None,
     })?;
     if server.wait_until_ready() {
         return Ok(server);
@@ -315,13 +333,22 @@ async fn serve_core(handle: Handle, doors: Doors, options: Options, cores: Arc<C
     }
     let entrance = doors.enter(usize::from(handle.shard().0), sockets);
     cores.listening.fetch_add(1, Ordering::Relaxed);
-    handle.open();
     let (shard, status) = (handle.shard().0, handle.status().clone());
-    let core = Core::new(handle, cores.topology.clone(), cores.readings.clone());
+    let (cues, path) = (Rc::<HotCues>::default(), warm::cues_path(&cores.data_dir, shard));
+    let core = Core::new(handle, cores.shared.clone(), cues.clone());
+    glommio::spawn_local(core.clone().open(path.clone(), cores.warm_up)).detach();
+    let keeps = !cores.warm_up.is_zero();
+    if keeps {
+        glommio::spawn_local(warm::keep_saving(cues.clone(), path.clone(), status.clone()))
+            .detach();
+    }
     let stop = status.life().told_to_stop();
     let drained = engram_net::serve(core, entrance, options, stop).await;
     if drained.cut > 0 {
         log::warn!("shard {shard}: {} connections were cut while draining", drained.cut);
+    }
+    if keeps {
+        warm::save(&cues, &path);
     }
 }
 

@@ -76,7 +76,12 @@ impl Target {
 
     /// A client of the server, for commands that make sense on a server only.
     pub fn connect(&self) -> Client {
-        self.client(self.url.clone().unwrap_or_else(default_url))
+        self.client(self.server())
+    }
+
+    /// The server.
+    pub fn server(&self) -> Url {
+        self.url.clone().unwrap_or_else(default_url)
     }
 
     fn client(&self, url: Url) -> Client {

@@ -18,6 +18,7 @@ mod machine;
 mod memory_budget;
 mod memory_policy;
 mod memory_use;
+pub mod meter;
 mod pin;
 mod placement;
 mod preflight;

@@ -22,6 +22,7 @@ use engram_engine::phase::Phase;
 use engram_engine::request::{Answer, Code, Rejection, Request};
 use engram_engine::shard::{ColdFailure, Effect, Event, FetchId, Remaining, Shard, Ticket};
 use engram_engine::space::LogAddress;
+use engram_engine::trace::Trace;
 use flume::Receiver;
 use glommio::timer::sleep;
 
@@ -53,6 +54,8 @@ const LOG_PAUSE: Duration = Duration::from_millis(1);
 const WARM_PAUSE: Duration = Duration::from_millis(5);
 /// How often an idle shard hears what time it is: what use has left on memories fades by that.
 const IDLE_TICK: Duration = Duration::from_secs(60);
+/// How often gauges are set.
+const GAUGE_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before a full inbox is tried again.
 const RETRY_PAUSE: Duration = Duration::from_micros(50);
 
@@ -62,7 +65,7 @@ type Outcome = Result<Answer, Rejection>;
 
 #[derive(Default)]
 struct Waiter {
-    outcome: Option<Outcome>,
+    outcome: Option<(Outcome, Option<Trace>)>,
     waker: Option<Waker>,
 }
 
@@ -182,8 +185,12 @@ impl Core {
                 self.pending.borrow_mut().push_back(Event::StoredCold { segment, outcome });
             }
             Effect::Reply { ticket, outcome } => {
+                if let Ok(Answer::Recalled(recalled)) = &outcome {
+                    self.counters().meters.recalled(&recalled.phases);
+                }
+                let trace = self.shard.borrow_mut().end_trace(ticket);
                 if let Some(waiter) = self.waiters.borrow_mut().get_mut(&ticket.0) {
-                    waiter.outcome = Some(outcome);
+                    waiter.outcome = Some((outcome, trace));
                     if let Some(waker) = waiter.waker.take() {
                         waker.wake();
                     }
@@ -205,7 +212,9 @@ impl Core {
         Counters::add(&self.counters().cache_misses, 1);
         let core = self.clone();
         glommio::spawn_local(async move {
+            let started = Instant::now();
             let read = core.log.read(address, bytes).await;
+            core.counters().meters.read_us.observe(micros(started));
             if let (Ok(bytes), false) = (&read, tail) {
                 core.cache.borrow_mut().put(key, bytes.clone());
             }
@@ -222,7 +231,8 @@ impl Core {
     pub(crate) async fn run_inbox(self: Rc<Self>, inbox: Receiver<Delivery>) {
         while let Ok(first) = inbox.recv_async().await {
             let more = std::iter::from_fn(|| inbox.try_recv().ok()).take(INBOX_BURST);
-            for Delivery { from, envelope } in std::iter::once(first).chain(more) {
+            for Delivery { from, envelope, sent } in std::iter::once(first).chain(more) {
+                self.counters().meters.envelope_us.observe(micros(sent));
                 if serves_a_client(&envelope.message) {
                     self.last_request.set(now());
                 }
@@ -246,15 +256,20 @@ impl Core {
 
     /// Writes batches to the log, one after the other.
     pub(crate) async fn run_log(self: Rc<Self>) {
+        let mut written = None;
         loop {
             self.log.wait_for_records().await;
             let started = Instant::now();
             match self.log.flush().await {
                 Ok(flushed) => {
                     let counters = self.counters();
-                    let took_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
                     Counters::add(&counters.syncs, 1);
-                    Counters::add(&counters.sync_us, took_us);
+                    counters.meters.sync_us.observe(micros(started));
+                    counters.meters.batch_bytes.observe(flushed.bytes);
+                    // Where the log went on from is not known here: the first batch is not counted.
+                    if let Some(before) = written.replace(flushed.sequence) {
+                        counters.meters.batch_records.observe(flushed.sequence - before);
+                    }
                     Counters::add(&counters.log_written_bytes, flushed.bytes);
                     let log_bytes = self.log.bytes();
                     counters.log_bytes.store(log_bytes, Ordering::Relaxed);
@@ -341,6 +356,30 @@ impl Core {
         }
     }
 
+    /// Says once a second what the shard holds and how much CPU time it has used.
+    pub(crate) async fn run_gauges(self: Rc<Self>, inbox: Receiver<Delivery>) {
+        loop {
+            self.set_gauges(inbox.len());
+            sleep(GAUGE_PAUSE).await;
+        }
+    }
+
+    fn set_gauges(&self, inbox_envelopes: usize) {
+        let meters = &self.counters().meters;
+        let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        let used_us = used.tv_sec * 1_000_000 + used.tv_nsec / 1000;
+        meters.cpu_us.set(u64::try_from(used_us).unwrap_or(0));
+        meters.inbox_envelopes.set(inbox_envelopes as u64);
+        let shard = self.shard.borrow();
+        let counts = shard.counts();
+        meters.memories.set(counts.memories);
+        meters.links.set(counts.links);
+        meters.automatic_links.set(counts.automatic_links);
+        meters.index_backlog.set(counts.index_backlog);
+        meters.association_backlog.set(counts.association_backlog);
+        meters.operations_in_flight.set(shard.in_flight() as u64);
+    }
+
     /// Ends operations at their deadlines.
     pub(crate) async fn run_ticks(self: Rc<Self>) {
         loop {
@@ -363,6 +402,10 @@ fn serves_a_client(message: &Message) -> bool {
         Message::Reply(..) | Message::Tell(..) => false,
         Message::Ask(..) => true,
     }
+}
+
+fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The time now, in microseconds since 1970.
@@ -415,18 +458,52 @@ impl Handle {
         true
     }
 
+    /// Waits until the shard has made its associations again, as far as there is room for them.
+    pub async fn wait_until_associated(&self) {
+        let is_waiting = || {
+            let shard = self.core.get().map(|core| core.shard.borrow());
+            shard.is_some_and(|shard| shard.association_backlog() > 0 && shard.makes_indexes())
+        };
+        while is_waiting() && !self.status.life().is_told_to_stop() {
+            sleep(WARM_PAUSE).await;
+        }
+    }
+
     /// Performs a request with this core's shard as its home, from the time that it warms.
     pub fn call(&self, request: Request) -> impl Future<Output = Outcome> + use<> {
+        let asked = self.ask(request, false);
+        async move { asked.await.0 }
+    }
+
+    /// The same, and what it asked of the shards.
+    pub fn call_traced(
+        &self,
+        request: Request,
+    ) -> impl Future<Output = (Outcome, Option<Trace>)> + use<> {
+        self.ask(request, true)
+    }
+
+    fn ask(
+        &self,
+        request: Request,
+        traced: bool,
+    ) -> impl Future<Output = (Outcome, Option<Trace>)> + use<> {
         let core = self.core.get().filter(|core| core.can_be_asked()).cloned();
         async move {
-            let core = core.ok_or_else(unavailable)?;
-            let _permit = core.admit(&request).await?;
+            let Some(core) = core else { return (Err(unavailable()), None) };
+            let _permit = match core.admit(&request).await {
+                Ok(permit) => permit,
+                Err(rejection) => return (Err(rejection), None),
+            };
             Counters::add(&core.counters().requests, 1);
             let ticket = core.next_ticket.get();
             core.next_ticket.set(ticket + 1);
             core.waiters.borrow_mut().insert(ticket, Waiter::default());
             let _guard = WaiterGuard { core: core.clone(), ticket };
             core.last_request.set(now());
+            if traced {
+                core.shard.borrow_mut().begin_trace(Ticket(ticket));
+            }
             core.drive(Event::Request { ticket: Ticket(ticket), request });
             core.started.notify();
             poll_fn(|context| core.poll_waiter(ticket, context)).await
@@ -526,7 +603,11 @@ impl Core {
         }
     }
 
-    fn poll_waiter(&self, ticket: u64, context: &mut std::task::Context<'_>) -> Poll<Outcome> {
+    fn poll_waiter(
+        &self,
+        ticket: u64,
+        context: &mut std::task::Context<'_>,
+    ) -> Poll<(Outcome, Option<Trace>)> {
         let mut waiters = self.waiters.borrow_mut();
         let waiter = waiters.get_mut(&ticket).expect("a waiter stays until its guard is dropped");
         match waiter.outcome.take() {

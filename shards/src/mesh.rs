@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use engram_engine::key::ShardIx;
 use engram_engine::mesh::Envelope;
@@ -21,6 +22,8 @@ pub struct Delivery {
     pub from: ShardIx,
     /// What it sent.
     pub envelope: Envelope,
+    /// When.
+    pub sent: Instant,
 }
 
 /// The inboxes of all shards: senders, and each shard's receiver once.
@@ -44,7 +47,7 @@ impl Outbox {
 
     /// Sends an envelope; false where it has to wait for room.
     pub fn send(&self, to: ShardIx, envelope: Envelope) -> bool {
-        let delivery = Delivery { from: self.me, envelope };
+        let delivery = Delivery { from: self.me, envelope, sent: Instant::now() };
         let mut waiting = self.waiting.borrow_mut();
         let queue = &mut waiting[to.index()];
         if queue.is_empty() {

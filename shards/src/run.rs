@@ -217,6 +217,7 @@ async fn rise(start: &ShardStart, handle: &Handle) -> Result<(), ShardsError> {
     glommio::spawn_local(core.clone().run_ticks()).detach();
     glommio::spawn_local(core.clone().run_room(start.changes.clone())).detach();
     glommio::spawn_local(core.clone().run_idle_ticks()).detach();
+    glommio::spawn_local(core.clone().run_gauges(start.inbox.clone())).detach();
     handle.recovered(core.clone());
     glommio::spawn_local(exchange_and_open(core, handle.clone())).detach();
     Ok(())

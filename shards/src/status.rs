@@ -12,6 +12,7 @@ use engram_engine::phase::Phase;
 
 use crate::life::Life;
 use crate::memory_node::MemoryNode;
+use crate::meters::Meters;
 use crate::stall::Stalls;
 
 /// Counters of one shard, alone on its cache lines.
@@ -27,8 +28,6 @@ pub struct Counters {
     pub log_written_bytes: AtomicU64,
     /// Batches synced.
     pub syncs: AtomicU64,
-    /// Time spent writing and syncing batches, in microseconds.
-    pub sync_us: AtomicU64,
     /// Envelopes sent to other shards.
     pub envelopes: AtomicU64,
     /// Envelopes that found a full mailbox and waited.
@@ -61,6 +60,8 @@ pub struct Counters {
     pub woken: AtomicU64,
     /// What held its core too long.
     pub stalls: Stalls,
+    /// Latencies, sizes and what the shard holds.
+    pub meters: Meters,
 }
 
 impl Counters {

@@ -24,7 +24,8 @@ use crate::mesh::{
 use crate::model::{LinkKind, Memory, SpaceConfig, SpaceName, Tier, Timestamp};
 use crate::names;
 use crate::request::{
-    Code, CueKind, Phase, Recall, Recalled, RecalledMemory, Rejection, ScoreBreakdown,
+    Code, CueKind, PhaseTime, Recall, RecallPhase, Recalled, RecalledMemory, Rejection,
+    ScoreBreakdown,
 };
 use crate::terms::SharedTermKey;
 use crate::text::{self, Analyzer, TermKey};
@@ -70,18 +71,6 @@ pub struct Touched {
     pub ways: Vec<UsedWay>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Probe,
-    Lexical,
-    Hop,
-    Terms,
-    Score,
-    Fetch,
-    Cold,
-    Names,
-}
-
 /// One recall under way.
 pub struct RecallRun {
     recall: Recall,
@@ -90,7 +79,7 @@ pub struct RecallRun {
     started: Moment,
     /// Some memory of the space was reinforced.
     traced: bool,
-    stage: Stage,
+    stage: RecallPhase,
     stage_started: Timestamp,
     text_terms: Vec<Vec<TermKey>>,
     distinct_terms: Vec<TermKey>,
@@ -171,7 +160,7 @@ impl RecallRun {
             partitioner,
             started,
             traced: false,
-            stage: Stage::Probe,
+            stage: RecallPhase::Probe,
             stage_started: started.now,
             text_terms,
             distinct_terms,
@@ -210,27 +199,27 @@ impl RecallRun {
         self.count(&replies);
         self.finish_phase(now);
         match self.stage {
-            Stage::Probe => self.probed(replies),
-            Stage::Lexical => {
+            RecallPhase::Probe => self.probed(replies),
+            RecallPhase::Lexical => {
                 self.lexical(replies);
                 self.fuse(now)
             }
-            Stage::Hop => self.hopped(replies, now),
-            Stage::Terms => {
+            RecallPhase::Hop => self.hopped(replies, now),
+            RecallPhase::Terms => {
                 self.terms_known(replies);
                 self.end_hop(now)
             }
-            Stage::Score => {
+            RecallPhase::Score => {
                 self.scored(replies);
                 self.rank()
             }
-            Stage::Fetch => self.fetched(replies),
-            Stage::Cold => {
+            RecallPhase::Fetch => self.fetched(replies),
+            RecallPhase::Cold => {
                 self.take_cold(replies);
                 self.keep_fetched();
                 self.fetch_more()
             }
-            Stage::Names => {
+            RecallPhase::Names => {
                 self.paths.name(replies);
                 self.finish()
             }
@@ -241,36 +230,37 @@ impl RecallRun {
     pub fn expire(mut self: Box<Self>, replies: Vec<(ShardIx, Reply)>, now: Timestamp) -> Next {
         self.done.truncated = true;
         self.expired = true;
+        self.finish_phase(now);
         // Fetching what was found is bounded by `top_k`; it gets as long again.
         let extended = self.recall.timeout_ms.saturating_mul(2).max(1);
         match self.stage {
-            Stage::Probe => {
+            RecallPhase::Probe => {
                 self.recall.max_hops = Some(0);
                 self.recall.timeout_ms = extended;
                 self.gather_probes(replies);
                 self.fuse(now)
             }
-            Stage::Lexical => {
+            RecallPhase::Lexical => {
                 self.recall.max_hops = Some(0);
                 self.recall.timeout_ms = extended;
                 self.lexical(replies);
                 self.fuse(now)
             }
-            Stage::Hop | Stage::Terms | Stage::Score => {
+            RecallPhase::Hop | RecallPhase::Terms | RecallPhase::Score => {
                 self.recall.timeout_ms = extended;
                 self.rank()
             }
-            Stage::Fetch => {
+            RecallPhase::Fetch => {
                 self.take_fetched(replies);
                 self.keep_fetched();
                 self.finish()
             }
-            Stage::Cold => {
+            RecallPhase::Cold => {
                 self.take_cold(replies);
                 self.keep_fetched();
                 self.finish()
             }
-            Stage::Names => self.finish(),
+            RecallPhase::Names => self.finish(),
         }
     }
 
@@ -280,20 +270,8 @@ impl RecallRun {
     }
 
     fn finish_phase(&mut self, now: Timestamp) {
-        if self.recall.explain {
-            let name = match self.stage {
-                Stage::Probe => "probe",
-                Stage::Lexical => "lexical",
-                Stage::Hop => "hop",
-                Stage::Terms => "terms",
-                Stage::Score => "score",
-                Stage::Fetch => "fetch",
-                Stage::Cold => "cold",
-                Stage::Names => "names",
-            };
-            let took_us = u64::try_from(now.0 - self.stage_started.0).unwrap_or(0);
-            self.done.phases.push(Phase { name, took_us });
-        }
+        let took_us = u64::try_from(now.0 - self.stage_started.0).unwrap_or(0);
+        self.done.phases.push(PhaseTime { phase: self.stage, took_us });
         self.stage_started = now;
     }
 
@@ -301,7 +279,7 @@ impl RecallRun {
         (0..self.partitioner.shards()).map(|s| (ShardIx(s), ask())).collect()
     }
 
-    fn ask(mut self: Box<Self>, stage: Stage, asks: Vec<(ShardIx, Ask)>) -> Next {
+    fn ask(mut self: Box<Self>, stage: RecallPhase, asks: Vec<(ShardIx, Ask)>) -> Next {
         self.stage = stage;
         Next::Ask(self, asks)
     }
@@ -364,7 +342,7 @@ impl RecallRun {
         let marked = self.by_owner(marked.into_iter().map(|key| (key, key)));
         let asks = (0u16..).map(ShardIx).zip(marked);
         let asks = asks.map(|(shard, keys)| (shard, Ask::Lexical(ask.clone(), keys))).collect();
-        self.ask(Stage::Lexical, asks)
+        self.ask(RecallPhase::Lexical, asks)
     }
 
     fn lexical(&mut self, replies: Vec<(ShardIx, Reply)>) {
@@ -437,7 +415,7 @@ impl RecallRun {
         let sources = self.by_owner(self.sources.iter().map(|s| (s.key, *s)));
         let asks = (0u16..).map(ShardIx).zip(sources).filter(|(_, s)| !s.is_empty());
         let asks = asks.map(|(shard, sources)| (shard, Ask::Hop(ask.clone(), sources))).collect();
-        self.ask(Stage::Hop, asks)
+        self.ask(RecallPhase::Hop, asks)
     }
 
     fn hopped(mut self: Box<Self>, replies: Vec<(ShardIx, Reply)>, now: Timestamp) -> Next {
@@ -456,7 +434,7 @@ impl RecallRun {
         let (space, terms, explain) = (&self.space, &self.terms, self.recall.explain);
         let ask = || Ask::Terms { space: space.clone(), terms: terms.clone(), explain };
         let asks = self.everyone(ask);
-        self.ask(Stage::Terms, asks)
+        self.ask(RecallPhase::Terms, asks)
     }
 
     /// Takes what a shard says of the hop under way, or a part of it.
@@ -591,7 +569,7 @@ impl RecallRun {
         let asks = (0u16..).map(ShardIx).zip(&run.scoring).filter(|(_, keys)| !keys.is_empty());
         let asks = asks.map(|(shard, keys)| (shard, Ask::Score(ask.clone(), keys.clone())));
         let asks = asks.collect();
-        run.ask(Stage::Score, asks)
+        run.ask(RecallPhase::Score, asks)
     }
 
     fn scored(&mut self, replies: Vec<(ShardIx, Reply)>) {
@@ -667,7 +645,7 @@ impl RecallRun {
         let filter = || filter.clone();
         let ask = |keys| Ask::Fetch { space: space.clone(), keys, filter: filter(), with, reach };
         let asks = asks.map(|(shard, keys)| (shard, ask(keys))).collect();
-        self.ask(Stage::Fetch, asks)
+        self.ask(RecallPhase::Fetch, asks)
     }
 
     fn fetched(mut self: Box<Self>, replies: Vec<(ShardIx, Reply)>) -> Next {
@@ -679,7 +657,7 @@ impl RecallRun {
         let (space, with) = (&self.space, self.recall.with);
         let ask = |key| Ask::FetchCold { space: space.clone(), key, with };
         let asks = cold.into_iter().map(|key| (self.partitioner.owner(key), ask(key))).collect();
-        self.ask(Stage::Cold, asks)
+        self.ask(RecallPhase::Cold, asks)
     }
 
     /// Takes what the log had; the keys of what lies in the cold tier.
@@ -754,8 +732,8 @@ impl RecallRun {
         let asks = (0u16..).map(ShardIx).zip(keys).filter(|(_, keys)| !keys.is_empty());
         let ask = |keys| Ask::Names { space: space.clone(), keys };
         let asks = asks.map(|(shard, keys)| (shard, ask(keys))).collect();
-        self.stage = Stage::Names;
-        self.ask(Stage::Names, asks)
+        self.stage = RecallPhase::Names;
+        self.ask(RecallPhase::Names, asks)
     }
 
     fn finish(mut self: Box<Self>) -> Next {

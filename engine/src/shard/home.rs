@@ -20,6 +20,7 @@ use crate::request::{
     Answer, Code, LinkName, Recall, Recalled, Rejection, Request, SpaceView, Stats, StoreMode,
     Stored, Wait, With,
 };
+use crate::trace::Replied;
 
 use super::consolidate::Awaited;
 use super::demotion::count_demoted;
@@ -212,6 +213,7 @@ impl Shard {
             Then::Recall(run) => run.deadline(),
             _ => NO_DEADLINE,
         };
+        self.traces.asked(ticket, asks[0].1.name(), self.now);
         let waiting = asks.len();
         let replies = Vec::with_capacity(waiting);
         self.ops.insert(op.0, Op { ticket, waiting, replies, refused: None, deadline, then });
@@ -221,7 +223,13 @@ impl Shard {
         op
     }
 
-    pub(super) fn on_reply(&mut self, from: ShardIx, op: OpId, reply: Result<Reply, Rejection>) {
+    pub(super) fn on_reply(
+        &mut self,
+        from: ShardIx,
+        op: OpId,
+        reply: Result<Reply, Rejection>,
+        synced_us: u32,
+    ) {
         // An operation that ended at its deadline still gets replies.
         let Some(running) = self.ops.get_mut(&op.0) else { return };
         let reply = match (reply, &mut running.then) {
@@ -232,6 +240,7 @@ impl Shard {
         };
         assert!(running.waiting > 0, "every ask gets one reply");
         running.waiting -= 1;
+        self.traces.replied(running.ticket, Replied { shard: from, at: self.now, synced_us });
         match reply {
             Ok(reply) => running.replies.push((from, reply)),
             Err(rejection) => running.refused = Some(rejection),

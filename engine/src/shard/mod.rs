@@ -36,6 +36,7 @@ use crate::record::{Contents, Draft, SpaceNumber};
 use crate::request::{Answer, Code, Rejection, Request};
 use crate::space::{LogAddress, Space, Surroundings, Tells};
 use crate::text::Analyzer;
+use crate::trace::{Trace, Traces};
 
 pub use budget::{Budget, Writes};
 pub use collect::ColdFailure;
@@ -46,6 +47,7 @@ pub use freeze::Settled;
 use home::Op;
 pub use image::ShardImage;
 use image::Untold;
+pub use owner::ShardCounts;
 pub(crate) use owner::check_direction;
 pub use reinforce::ReinforceAsk;
 pub(crate) use search::keep_stronger;
@@ -174,11 +176,13 @@ pub struct Shard {
     alike: VecDeque<consolidate::AlikeSearch>,
     draining: bool,
     demotions: demotion::Demotions,
+    traces: Traces,
 }
 
 /// A reply that waits for its records to be durable.
 struct Parked {
     sequence: u64,
+    since: Timestamp,
     to: ShardIx,
     op: OpId,
     reply: Reply,
@@ -230,6 +234,7 @@ impl Shard {
             alike: VecDeque::new(),
             draining: false,
             demotions: demotion::Demotions::default(),
+            traces: Traces::default(),
         }
     }
 
@@ -282,6 +287,16 @@ impl Shard {
         self.poisoned
     }
 
+    /// Notes what the request of this ticket will ask of the shards, until [`Self::end_trace`].
+    pub fn begin_trace(&mut self, ticket: Ticket) {
+        self.traces.begin(ticket);
+    }
+
+    /// What the request of this ticket asked of the shards; `None` where nobody wanted to know.
+    pub fn end_trace(&mut self, ticket: Ticket) -> Option<Trace> {
+        self.traces.end(ticket)
+    }
+
     /// Moves what has to be done to the end of `out`.
     pub fn effects(&mut self, out: &mut Vec<Effect>) {
         out.append(&mut self.effects);
@@ -321,7 +336,7 @@ impl Shard {
         let Some(message) = self.freeze.pass(from, message) else { return };
         match message {
             Message::Ask(op, ask) => self.on_ask(from, op, ask),
-            Message::Reply(op, reply) => self.on_reply(from, op, reply),
+            Message::Reply(op, reply, synced_us) => self.on_reply(from, op, reply, synced_us),
             Message::Tell(space, tell) => self.on_tell(from, &space, tell),
         }
     }
@@ -341,7 +356,7 @@ impl Shard {
     }
 
     fn reply(&mut self, to: ShardIx, op: OpId, reply: Result<Reply, Rejection>) {
-        self.send(to, Message::Reply(op, reply));
+        self.send(to, Message::Reply(op, reply, 0));
     }
 
     /// Replies once everything appended so far is durable.
@@ -349,7 +364,8 @@ impl Shard {
         if self.sequence <= self.durable {
             return self.reply(to, op, Ok(reply));
         }
-        self.parked.push_back(Parked { sequence: self.sequence, to, op, reply });
+        let (sequence, since) = (self.sequence, self.now);
+        self.parked.push_back(Parked { sequence, since, to, op, reply });
     }
 
     fn on_durable(&mut self, sequence: u64) {
@@ -358,7 +374,8 @@ impl Shard {
         self.durable = sequence;
         while self.parked.front().is_some_and(|p| p.sequence <= sequence) {
             let Some(parked) = self.parked.pop_front() else { break };
-            self.reply(parked.to, parked.op, Ok(parked.reply));
+            let synced_us = u32::try_from(self.now.0 - parked.since.0).unwrap_or(0);
+            self.send(parked.to, Message::Reply(parked.op, Ok(parked.reply), synced_us));
         }
     }
 

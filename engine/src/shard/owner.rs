@@ -22,6 +22,20 @@ use super::{Place, Shard};
 
 /// Expired memories that are forgotten in one step.
 const EXPIRED_AT_ONCE: usize = 32;
+/// What a shard holds; memories that have expired are counted until they are cleared away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShardCounts {
+    /// Memories.
+    pub memories: u64,
+    /// Links that leave them, automatic ones included.
+    pub links: u64,
+    /// Automatic ones.
+    pub automatic_links: u64,
+    /// Memories that are not yet in the vector index.
+    pub index_backlog: u64,
+    /// Memories that are not yet associated.
+    pub association_backlog: u64,
+}
 
 impl Shard {
     pub(super) fn on_ask(&mut self, from: ShardIx, op: OpId, ask: Ask) {
@@ -494,6 +508,19 @@ impl Shard {
             }
         }
         report
+    }
+
+    /// What the shard holds, without going through it.
+    pub fn counts(&self) -> ShardCounts {
+        let mut counts = ShardCounts::default();
+        for space in self.spaces.values() {
+            counts.memories += space.memories();
+            counts.links += space.graph.links();
+            counts.automatic_links += space.graph.automatic_links();
+            counts.index_backlog += space.vectors.as_ref().map_or(0, |v| v.backlog() as u64);
+            counts.association_backlog += space.association_backlog();
+        }
+        counts
     }
 
     /// Memories not yet associated.

@@ -1,18 +1,20 @@
 //! One request with what every operation needs of it, and its answer before it becomes HTTP.
 //!
-//! *Invariants*: an operation reads its body through [`Call::json`] only, which checks type and size.
+//! *Invariants*: an operation reads its body through [`Call::json_bytes`] only, which checks type and
+//! size.
 //!
 //! *Not here*: the operations.
 
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use engram_engine::limits;
 use engram_engine::model::{MemoryId, SpaceName};
-use engram_engine::request::{Answer, Request, Wait, With};
+use engram_engine::request::{Answer, Recalled, Rejection, Request, Wait, With};
 use http::request::Parts;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use hyper::body::Bytes;
 
 use super::body::{self, Body, Budget, Lease};
@@ -27,6 +29,7 @@ use crate::json::reader::{self, Reader};
 use crate::json::recall::with_part;
 use crate::metrics::{CoreMetrics, Registry};
 use crate::server::reply::Payload;
+use crate::trace::{Active, Tracer};
 
 /// What requests of one core share.
 pub struct Core<B> {
@@ -48,6 +51,10 @@ pub struct Core<B> {
     pub metrics_guarded: bool,
     /// Requests must name this machine as `localhost` or by an address.
     pub local_names_only: bool,
+    /// Recalls that take as long are logged.
+    pub slow_recall: Duration,
+    /// Traces, where somebody wants them.
+    pub tracer: Option<Tracer>,
 }
 
 impl<B: Backend> Core<B> {
@@ -78,12 +85,44 @@ pub struct Call<'a, B> {
     pub key: Option<Key>,
     /// What its key allows; `None`: everything.
     pub grant: Option<Rc<Grant>>,
+    /// Its id.
+    pub request_id: &'a HeaderValue,
+    /// Its trace, if it is traced.
+    pub trace: Option<Rc<Active>>,
 }
 
 impl<'a, B: Backend> Call<'a, B> {
     /// Asks the server.
     pub async fn ask(&self, request: Request) -> Checked<Answer> {
-        Ok(self.core.backend.call(request).await?)
+        Ok(self.call(request).await?)
+    }
+
+    /// The same, with the server's own words for a refusal.
+    pub async fn call(&self, request: Request) -> Result<Answer, Rejection> {
+        let Some(active) = &self.trace else { return self.core.backend.call(request).await };
+        let (answer, trace) = self.core.backend.call_traced(request).await;
+        active.note(trace);
+        answer
+    }
+
+    /// Says of a recall that took long what it spent its time on, and nothing of what it was about.
+    pub fn note_slow(&self, recalled: &Recalled, took: Duration) {
+        if took < self.core.slow_recall {
+            return;
+        }
+        let phases = recalled.phases.iter().map(|t| format!("{} {}", t.phase.as_str(), t.took_us));
+        let phases: Vec<String> = phases.collect();
+        log::warn!(
+            request_id = self.request_id.to_str().unwrap_or_default(),
+            trace_id = self.trace.as_ref().map(|active| active.trace_id()).unwrap_or_default(),
+            took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            phases_us = phases.join(", "),
+            memories = recalled.visited.memories,
+            links = recalled.visited.links,
+            shards = recalled.visited.shards,
+            truncated = recalled.truncated;
+            "a slow recall"
+        );
     }
 
     /// An id for the memory of this index that came without one.
@@ -187,9 +226,14 @@ impl<'a, B: Backend> Call<'a, B> {
         &mut self,
         read: impl FnOnce(&mut Reader<'_>) -> Checked<T>,
     ) -> Checked<T> {
-        body::announced(self.headers(), JSON, false)?;
-        let bytes = self.bytes().await?;
+        let bytes = self.json_bytes().await?;
         reader::document(&bytes, read)
+    }
+
+    /// Its body, which says that it is JSON.
+    pub async fn json_bytes(&mut self) -> Checked<Bytes> {
+        body::announced(self.headers(), JSON, false)?;
+        self.bytes().await
     }
 
     /// Reads its body.

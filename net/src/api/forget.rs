@@ -90,9 +90,8 @@ async fn forget_ids<B: Backend>(
     ids: Vec<MemoryId>,
     wait: Wait,
 ) -> Checked<u64> {
-    let asked = ids
-        .into_iter()
-        .map(|id| call.core.backend.call(Request::Delete { space: space.clone(), id, wait }));
+    let asked =
+        ids.into_iter().map(|id| call.call(Request::Delete { space: space.clone(), id, wait }));
     let mut forgotten = 0;
     for answer in together::all(asked, AT_ONCE).await {
         match answer {

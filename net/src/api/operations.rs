@@ -4,7 +4,7 @@
 //!
 //! *Not here*: NDJSON streams (`ndjson`), health and documents (`health`).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use engram_engine::limits;
 use engram_engine::model::NewMemory;
@@ -303,13 +303,17 @@ fn allowed<B: Backend>(call: &Call<'_, B>, recall: &Recall) -> Checked<()> {
 async fn recall<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
     let query = call.query()?;
     let space = call.space(&query)?;
-    let recall = call.json(recall::read).await?;
+    let body = call.json_bytes().await?;
+    let recall = document(&body, recall::read)?;
     allowed(call, &recall)?;
     let (with, explain) = (recall.with, recall.explain);
     let start = Instant::now();
-    match call.ask(Request::Recall { space, recall: Box::new(recall) }).await? {
+    let request = Request::Recall { space: space.clone(), recall: Box::new(recall) };
+    match call.ask(request).await? {
         Answer::Recalled(recalled) => {
+            call.core.backend.note_recall(&space, &body);
             let took_us = micros(start);
+            call.note_slow(&recalled, Duration::from_micros(took_us));
             let view = view::recalled(&recalled, with, explain, took_us);
             Ok(Answered::json(view::to_json(&view)))
         }
@@ -327,7 +331,7 @@ async fn recall_batch<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
     let asked = recalls.into_iter().map(|recall| {
         let request = Request::Recall { space: space.clone(), recall: Box::new(recall) };
         let start = Instant::now();
-        let answer = core.backend.call(request);
+        let answer = call.call(request);
         async move { (answer.await, micros(start)) }
     });
     let answers = together::all(asked, RECALLS_AT_ONCE).await;
@@ -340,6 +344,7 @@ async fn recall_batch<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
         }
         match answer {
             Ok(Answer::Recalled(recalled)) => {
+                call.note_slow(&recalled, Duration::from_micros(took_us));
                 let view = view::recalled(&recalled, with, explain, took_us);
                 serde_json::to_writer(&mut body, &view).expect("views serialise into memory");
             }

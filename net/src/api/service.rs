@@ -19,10 +19,11 @@ use super::operations::perform;
 use super::route::{self, Operation};
 use crate::auth::Role;
 use crate::backend::Backend;
-use crate::error::{Checked, Fault, Problem};
+use crate::error::{Checked, Fault, Problem, Reason};
 use crate::metrics::Shed;
 use crate::server::reply::Reply;
 use crate::server::watch::Watched;
+use crate::trace::{Active, Ended};
 
 /// Longest request id that is echoed.
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -39,9 +40,13 @@ pub async fn answer<B: Backend>(
     watched.begin();
     let _in_flight = InFlight::begin(&core);
     let (parts, incoming) = request.into_parts();
+    let request_id = request_id(&core, &parts.headers);
+    let trace = core.tracer.as_ref();
+    let trace = trace.and_then(|tracer| tracer.begin(&parts.headers, || core.uuids.random()));
     let mut body = Some(Body::new(incoming, Rc::clone(&watched), core.metrics.clone()));
     let mut operation = None;
-    let result = answer_to(&core, &parts, &mut body, &mut operation).await;
+    let asked = Asked { parts: &parts, request_id: &request_id, trace: trace.clone() };
+    let result = answer_to(&core, asked, &mut body, &mut operation).await;
     let read = match &mut body {
         Some(body) if parts.headers.contains_key(header::EXPECT) => body.leave(),
         Some(body) => body.discard().await,
@@ -57,8 +62,17 @@ pub async fn answer<B: Backend>(
     if draining {
         core.metrics.shed(Shed::Draining);
     }
+    if let Some(trace) = trace {
+        trace.end(&Ended {
+            method: known_method(&parts.method),
+            route: operation.map_or("", |operation| operation.route().path),
+            status: answered.status.as_u16(),
+            refused: refused.map(Reason::name),
+            request_id: request_id.to_str().unwrap_or_default(),
+        });
+    }
     let closes = draining || !read || refused == Some(Fault::BadRequest.into());
-    respond(&core, &parts, answered, closes, watched)
+    respond(request_id, answered, closes, watched)
 }
 
 /// Counts a request as long as it is answered, also where its connection ends before that.
@@ -77,12 +91,20 @@ impl<B> Drop for InFlight<B> {
     }
 }
 
+/// What is known of a request before it is looked at.
+struct Asked<'a> {
+    parts: &'a Parts,
+    request_id: &'a HeaderValue,
+    trace: Option<Rc<Active>>,
+}
+
 async fn answer_to<B: Backend>(
     core: &Rc<Core<B>>,
-    parts: &Parts,
+    asked: Asked<'_>,
     body: &mut Option<Body>,
     operation: &mut Option<Operation>,
 ) -> Checked<Answered> {
+    let Asked { parts, request_id, trace } = asked;
     check_head(parts)?;
     check_local(core, parts)?;
     if parts.method == Method::OPTIONS {
@@ -111,6 +133,8 @@ async fn answer_to<B: Backend>(
         lease: core.budget.lease(),
         key: None,
         grant,
+        request_id,
+        trace,
     };
     let result = perform(&mut call).await;
     *body = call.body.take();
@@ -166,6 +190,12 @@ fn is_host(host: &[u8]) -> bool {
     host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte))
 }
 
+/// Methods that are served, by their names; a client may send any other word.
+fn known_method(method: &Method) -> &'static str {
+    const KNOWN: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    KNOWN.into_iter().find(|known| *known == method.as_str()).unwrap_or("_OTHER")
+}
+
 fn takes_body(method: &Method, operation: Operation) -> bool {
     match *method {
         Method::POST | Method::PUT | Method::PATCH => true,
@@ -200,9 +230,8 @@ fn refusal(problem: &Problem) -> Answered {
     answered
 }
 
-fn respond<B: Backend>(
-    core: &Core<B>,
-    parts: &Parts,
+fn respond(
+    request_id: HeaderValue,
     answered: Answered,
     closes: bool,
     watched: Rc<Watched>,
@@ -216,7 +245,7 @@ fn respond<B: Backend>(
     }
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(REQUEST_ID, request_id(core, &parts.headers));
+    headers.insert(REQUEST_ID, request_id);
     for (name, value) in answered.headers {
         let value = HeaderValue::from_str(&value).expect("header values are made of ASCII");
         headers.insert(HeaderName::from_static(name), value);

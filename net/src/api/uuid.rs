@@ -64,7 +64,8 @@ impl Uuids {
     }
 
     /// `splitmix64`.
-    fn random(&self) -> u64 {
+    /// Random bits.
+    pub fn random(&self) -> u64 {
         let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.random.set(state);
         let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

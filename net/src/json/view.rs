@@ -7,7 +7,7 @@
 use engram_engine::life::run::{Merge, RunView};
 use engram_engine::model::{LinkView, Memory, MemoryId, Metadata, Tier, Timestamp};
 use engram_engine::request::{
-    PathStep, Phase, Recalled, RecalledMemory, Rejection, SpaceView, Stats, Stored, With,
+    PathStep, PhaseTime, Recalled, RecalledMemory, Rejection, SpaceView, Stats, Stored, With,
 };
 use serde::Serialize;
 
@@ -298,7 +298,7 @@ pub fn recalled<'a>(
         name: &'static str,
         took_us: u64,
     }
-    let phase = |phase: &Phase| PhaseJson { name: phase.name, took_us: phase.took_us };
+    let phase = |time: &PhaseTime| PhaseJson { name: time.phase.as_str(), took_us: time.took_us };
     let visited = recalled.visited;
     View {
         memories: recalled.memories.iter().map(|one| recalled_memory(one, with, explain)).collect(),

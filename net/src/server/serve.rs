@@ -34,6 +34,7 @@ use crate::auth::{Auth, Guard};
 use crate::backend::Backend;
 use crate::error::Fault;
 use crate::metrics::{Registry, Shed};
+use crate::trace::Tracer;
 
 /// Largest head of a request.
 const HEAD_BYTES_MAX: usize = 32 << 10;
@@ -71,6 +72,10 @@ pub struct Options {
     /// Requests must name the server as `localhost` or by an address, not by another name: for a
     /// listener on loopback without keys, which pages of other sites could reach otherwise.
     pub local_names_only: bool,
+    /// Recalls that take as long are logged.
+    pub slow_recall: Duration,
+    /// Traces, where somebody wants them.
+    pub tracer: Option<Tracer>,
 }
 
 impl Default for Options {
@@ -85,6 +90,8 @@ impl Default for Options {
             auth: Auth::default(),
             metrics_guarded: false,
             local_names_only: false,
+            slow_recall: Duration::from_secs(1),
+            tracer: None,
         }
     }
 }
@@ -138,6 +145,8 @@ pub async fn serve<B: Backend>(
         guard: Guard::new(options.auth.clone()),
         metrics_guarded: options.metrics_guarded,
         local_names_only: options.local_names_only,
+        slow_recall: options.slow_recall,
+        tracer: options.tracer.clone(),
     };
     let shared = Rc::new(Shared {
         core: Rc::new(core),

@@ -18,6 +18,7 @@ use engram_engine::request::{
     SpaceView, Stats, StoreMode, Stored, Visited, Wait,
 };
 use engram_engine::shard::ConsolidateAsk;
+use engram_engine::trace::Trace;
 use engram_net::exposition::{Exposition, Kind};
 use engram_net::{Backend, Demand, Readiness};
 
@@ -287,6 +288,16 @@ impl Backend for Fake {
             this.perform(request)
         }
     }
+
+    fn call_traced(
+        &self,
+        request: Request,
+    ) -> impl Future<Output = (Result<Answer, Rejection>, Option<Trace>)> + 'static {
+        let answer = self.call(request);
+        async move { (answer.await, None) }
+    }
+
+    fn note_recall(&self, _space: &SpaceName, _body: &[u8]) {}
 
     fn admit(&self, _: Demand) -> Result<(), Rejection> {
         Ok(())

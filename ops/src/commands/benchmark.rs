@@ -148,6 +148,9 @@ impl Benchmark {
             drain: Duration::from_secs(20),
             auth: Auth::default(),
             metrics_guarded: false,
+            slow_recall: Duration::MAX,
+            warm_up: Duration::ZERO,
+            tracing: None,
         })
     }
 

@@ -18,6 +18,7 @@ mod output;
 mod query;
 mod recall;
 mod serve;
+mod top;
 mod topology;
 
 use crate::arguments::Origins;
@@ -44,6 +45,8 @@ pub enum Subcommand {
     Evaluate(Box<evaluate::Evaluate>),
     /// Measure a server of its own under a mixed load, on a temporary directory
     Benchmark(benchmark::Benchmark),
+    /// Show what a server does, as a page that is drawn again and again
+    Top(top::Top),
     /// Show the machine and where shards go on it
     Topology(topology::Topology),
     /// Look for what this machine lacks, and what keeps it from its best
@@ -78,6 +81,7 @@ impl Subcommand {
             Self::Consolidate(consolidate) => consolidate.run(origins),
             Self::Evaluate(evaluate) => evaluate.run(origins),
             Self::Benchmark(benchmark) => benchmark.run(),
+            Self::Top(top) => top.run(),
             Self::Topology(topology) => topology.run(origins),
             Self::Doctor(doctor) => doctor.run(),
             Self::Health(health) => health.run(),

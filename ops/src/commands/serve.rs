@@ -17,10 +17,13 @@ use engram_platform::{CpuList, PlacementOptions, Signal, Signals};
 
 use rustix::fs::Access;
 
+use super::Subcommand;
 use super::load::Wait;
+use crate::arguments::{self, Arguments, Engram, Refused};
 use crate::failure::{Failure, Status};
 use crate::logger::{self, Format, Level};
 use crate::server::{Plan, Server, Stopper, memory_bytes};
+use crate::traces::Exporter;
 use crate::units::{self, duration_text};
 
 /// Kept of the grace for what comes after draining: flushing and ending.
@@ -77,6 +80,12 @@ pub struct Settings {
     /// Serve addresses that others reach, without keys
     #[arg(long)]
     insecure: bool,
+    /// How long a start may take to ask itself what it was asked most before; 0s: not at all
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = units::duration)]
+    warm_up: Duration,
+    /// Recalls that take this long are logged, with their phases and without what they are about
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = units::duration)]
+    slow_recall: Duration,
     /// What is logged
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: Level,
@@ -118,6 +127,8 @@ impl Settings {
             ("auth-keys-file", path(&self.auth_keys_file)),
             ("guard-metrics", self.guard_metrics.to_string()),
             ("insecure", self.insecure.to_string()),
+            ("warm-up", duration_text(self.warm_up)),
+            ("slow-recall", duration_text(self.slow_recall)),
             ("log-level", name_of(&self.log_level)),
             ("log-format", name_of(&self.log_format())),
         ]
@@ -155,6 +166,9 @@ impl Settings {
                 None => Auth::default(),
             },
             metrics_guarded: self.guard_metrics,
+            slow_recall: self.slow_recall,
+            warm_up: self.warm_up,
+            tracing: None,
         })
     }
 
@@ -192,11 +206,16 @@ impl Serve {
     /// Where it can't start, or did not stop in time.
     pub fn run(self) -> Result<(), Failure> {
         let settings = self.settings;
+        // First of all: a thread that was started before would take signals by their usual actions.
+        let signals = Signals::install().map_err(Failure::because("signals can't be taken"))?;
         logger::start(settings.log_level, settings.log_format());
         settings.refuse_open_doors()?;
         settings.warn_of_idle_settings();
-        let signals = Signals::install().map_err(Failure::because("signals can't be taken"))?;
-        let plan = settings.plan()?;
+        let mut plan = settings.plan()?;
+        let exporter = Exporter::start()?.map(|(tracing, exporter)| {
+            plan.tracing = Some(tracing);
+            exporter
+        });
         let server = Server::start(&plan)?;
         let obedience = Obedience {
             stopper: server.stopper(),
@@ -214,6 +233,9 @@ impl Serve {
             );
         }
         let ended = server.join();
+        // Its queue ends with the last of those who fill it.
+        drop(plan);
+        exporter.into_iter().for_each(Exporter::finish);
         log::info!("stopped");
         ended
     }
@@ -234,7 +256,7 @@ impl Obedience {
         let mut asked = 0;
         loop {
             match signals.wait() {
-                Signal::Hangup => self.read_keys_again(),
+                Signal::Hangup => self.reload(),
                 signal @ (Signal::Terminate | Signal::Interrupt) => {
                     asked += 1;
                     self.end(signal, asked);
@@ -252,6 +274,7 @@ impl Obedience {
             }
             _ => {
                 log::error!("{} again: ending before the log is closed", signal_name(signal));
+                log::logger().flush();
                 std::process::exit(130);
             }
         }
@@ -266,14 +289,22 @@ impl Obedience {
             std::thread::sleep(grace);
             let unfinished = stopper.unfinished();
             log::error!("the grace is over; not finished: {unfinished}");
+            log::logger().flush();
             std::process::exit(Status::Failed.code());
         });
     }
 
-    fn read_keys_again(&self) {
-        let Some(path) = &self.keys_file else {
-            return log::info!("SIGHUP: there is nothing to read again");
-        };
+    /// Reads again what may change while the server runs: keys, and the level of the log from the
+    /// file of settings. What can't be read stays as it was.
+    fn reload(&self) {
+        match read_level() {
+            Ok(level) => {
+                logger::set_level(level);
+                log::info!("SIGHUP: the log has level {}", name_of(&level));
+            }
+            Err(failure) => log::error!("SIGHUP: the log's level stays as it was: {failure}"),
+        }
+        let Some(path) = &self.keys_file else { return };
         match read_keys(path) {
             Ok(keys) => {
                 log::info!("SIGHUP: {} keys are in force", keys.count());
@@ -281,6 +312,19 @@ impl Obedience {
             }
             Err(failure) => log::error!("SIGHUP: the keys stay as they were: {failure}"),
         }
+    }
+}
+
+/// The level of the log that the flags, the environment and the file say now.
+fn read_level() -> Result<Level, Failure> {
+    let read = arguments::read(std::env::args_os().collect());
+    match read {
+        Ok(Arguments { engram: Engram { command: Subcommand::Serve(serve), .. }, .. }) => {
+            Ok(serve.settings.log_level)
+        }
+        Ok(_) => unreachable!("this process serves"),
+        Err(Refused::Failed(failure)) => Err(failure),
+        Err(Refused::Shown(shown)) => Err(Failure::usage(shown.to_string())),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The life of a server as an operator sees it: answers from the first moment, and how it ends.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use engram_bench::http::Connection;
@@ -66,7 +68,7 @@ fn a_second_signal_hurries() {
     let mut stream = std::net::TcpStream::connect(server.address).expect("the server accepts");
     let head = "POST /api/v1/count HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\
                 Content-Type: application/json\r\n\r\n{";
-    std::io::Write::write_all(&mut stream, head.as_bytes()).expect("a head can be sent");
+    stream.write_all(head.as_bytes()).expect("a head can be sent");
     eventually("the request is under way", || {
         let metrics = server.call("GET", "/metrics", &Value::Null);
         String::from_utf8_lossy(&metrics.body).contains("engram_http_requests_in_flight 2")
@@ -80,4 +82,106 @@ fn a_second_signal_hurries() {
     server.signal("INT");
     assert_eq!(server.ended(), Some(0));
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
+/// Clients that write as fast as they can, while the server is told to stop, again and again.
+const CLIENTS: u64 = 8;
+
+/// How often, unless `ENGRAM_TEST_TERMS` says more.
+const TERMS: u64 = 3;
+
+/// What became of the requests of a client.
+#[derive(Default)]
+struct Fate {
+    acknowledged: Vec<String>,
+    /// Sent on a connection that was accepted, and not answered.
+    lost: Vec<String>,
+}
+
+/// Sends one request and reads its answer: status, and whether the connection goes on.
+fn ask(stream: &mut std::net::TcpStream, id: &str) -> std::io::Result<(u16, bool)> {
+    let body = json!({"content": format!("the memory {id}")}).to_string();
+    let request = format!(
+        "PUT /api/v1/memories/{id} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes())?;
+    let mut reader = BufReader::new(stream);
+    let (mut status, mut length, mut goes_on) = (0, 0, true);
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        let line = line.trim_end().to_lowercase();
+        if let Some(rest) = line.strip_prefix("http/1.1 ") {
+            status = rest[..3].parse().expect("a status is a number");
+        } else if let Some(count) = line.strip_prefix("content-length: ") {
+            length = count.parse().expect("a length is a number");
+        } else if line == "connection: close" {
+            goes_on = false;
+        } else if line.is_empty() {
+            break;
+        }
+    }
+    reader.read_exact(&mut vec![0; length])?;
+    Ok((status, goes_on))
+}
+
+/// Writes until nobody listens any more.
+fn load(address: SocketAddr, client: String) -> Fate {
+    let mut fate = Fate::default();
+    let mut number = 0;
+    while let Ok(mut stream) = std::net::TcpStream::connect(address) {
+        let patience = stream.set_read_timeout(Some(Duration::from_secs(30)));
+        patience.expect("a time can be set");
+        let mut goes_on = true;
+        while goes_on {
+            number += 1;
+            let id = format!("{client}-{number}");
+            match ask(&mut stream, &id) {
+                Ok((200 | 201, more)) => {
+                    fate.acknowledged.push(id);
+                    goes_on = more;
+                }
+                Ok((503, _)) => goes_on = false,
+                Ok((status, _)) => panic!("a write was answered {status}"),
+                Err(error) => {
+                    fate.lost.push(format!("{id}: {error}"));
+                    goes_on = false;
+                }
+            }
+        }
+    }
+    fate
+}
+
+#[test]
+fn no_request_is_lost_when_a_server_under_full_load_is_told_to_stop() {
+    let terms = std::env::var("ENGRAM_TEST_TERMS").ok().and_then(|terms| terms.parse().ok());
+    let terms: u64 = terms.unwrap_or(TERMS);
+    let folder = Folder::new();
+    let directory = folder.0.join("data");
+    let (mut acknowledged, mut lost) = (0, Vec::new());
+    for round in 0..terms {
+        let server = Server::start(&directory, &["--shards", "2"]);
+        assert_eq!(server.count(), acknowledged, "round {round}");
+        let address = server.address;
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|client| std::thread::spawn(move || load(address, format!("{round}-{client}"))))
+            .collect();
+        std::thread::sleep(Duration::from_millis(300 + 37 * (round % 10)));
+        assert_eq!(server.terminate(), Some(0));
+        for client in clients {
+            let fate = client.join().expect("a client ends");
+            acknowledged += fate.acknowledged.len() as u64;
+            lost.extend(fate.lost);
+        }
+    }
+    println!("{terms} times: {acknowledged} writes acknowledged, {} lost", lost.len());
+    assert_eq!(lost, Vec::<String>::new());
+    assert!(acknowledged > terms * CLIENTS, "there was a load: {acknowledged}");
+    let server = Server::start(&directory, &["--shards", "2"]);
+    assert_eq!(server.count(), acknowledged);
 }

@@ -7,6 +7,7 @@ mod durability;
 mod evaluation;
 mod kills;
 mod life;
+mod observed;
 mod reference;
 mod refusals;
 mod server;

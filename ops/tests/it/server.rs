@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use engram_bench::http::{Connection, JSON, Reply};
@@ -68,6 +68,7 @@ pub fn stderr(output: &Output) -> String {
 pub struct Server {
     child: Child,
     pub address: SocketAddr,
+    log: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
@@ -80,19 +81,43 @@ impl Server {
 
     /// Starts on a directory and waits until it accepts connections.
     pub fn listening(directory: &Path, arguments: &[&str]) -> Self {
+        Self::spawn(directory, arguments, &[])
+    }
+
+    /// Starts with further variables and waits until it is ready.
+    pub fn with_environment(
+        directory: &Path,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let server = Self::spawn(directory, arguments, variables);
+        server.wait_until_ready();
+        server
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().expect("nobody panicked over the log").clone()
+    }
+
+    fn spawn(directory: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut child = engram()
             .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "text", "--data-dir"])
             .arg(directory)
             .args(arguments)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the server starts");
         let stderr = BufReader::new(child.stderr.take().expect("its log is piped"));
         let (sender, receiver) = mpsc::channel();
+        let log: Arc<Mutex<Vec<String>>> = Arc::default();
+        let lines = log.clone();
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 eprintln!("server: {line}");
+                lines.lock().expect("nobody panicked over the log").push(line.clone());
                 if let Some((_, rest)) = line.split_once("listens on http://") {
                     let address = rest.split(',').next().unwrap_or_default();
                     // The test may have ended.
@@ -101,7 +126,7 @@ impl Server {
             }
         });
         let address = receiver.recv_timeout(PATIENCE).expect("the server says where it listens");
-        Self { child, address }
+        Self { child, address, log }
     }
 
     fn wait_until_ready(&self) {
