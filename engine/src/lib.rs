@@ -23,6 +23,7 @@ pub mod node;
 pub mod phase;
 pub mod recall;
 pub mod record;
+pub mod redistribute;
 pub mod request;
 pub mod sequence;
 pub mod shard;

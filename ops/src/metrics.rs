@@ -21,7 +21,7 @@ use crate::process;
 /// metric's.
 type Row = (&'static str, &'static str, fn(&Counters) -> &AtomicU64, f64);
 
-const COUNTERS: [Row; 11] = [
+const COUNTERS: [Row; 13] = [
     (
         "engram_shard_woken_total",
         "Times that a shard slept on work and was woken.",
@@ -47,6 +47,8 @@ const COUNTERS: [Row; 11] = [
     ),
     ("engram_record_cache_hits_total", "Records read from memory.", |c| &c.cache_hits, 1.0),
     ("engram_record_cache_misses_total", "Records read from disk.", |c| &c.cache_misses, 1.0),
+    ("engram_images_written_total", "Images of a shard written.", |c| &c.images_written, 1.0),
+    ("engram_images_refused_total", "Images that a start refused.", |c| &c.images_refused, 1.0),
     (
         "engram_work_slices_total",
         "Slices of background work and of long searches.",
@@ -55,7 +57,7 @@ const COUNTERS: [Row; 11] = [
     ),
 ];
 
-const GAUGES: [Row; 3] = [
+const GAUGES: [Row; 6] = [
     (
         "engram_log_waiting_bytes",
         "Bytes of records that wait for the disk.",
@@ -63,6 +65,19 @@ const GAUGES: [Row; 3] = [
         1.0,
     ),
     ("engram_log_bytes", "Bytes of the log on disk.", |c| &c.log_bytes, 1.0),
+    ("engram_image_bytes", "Bytes of a shard's newest image.", |c| &c.image_bytes, 1.0),
+    (
+        "engram_image_pause_seconds_max",
+        "Longest time that writes waited for an image.",
+        |c| &c.image_pause_us_max,
+        1e6,
+    ),
+    (
+        "engram_image_start_tier",
+        "What the shard started from: 0 its log, 1 an image on the SSD, 2 one on tmpfs.",
+        |c| &c.image_tier,
+        1.0,
+    ),
     ("engram_record_cache_bytes", "Bytes of records kept in memory.", |c| &c.cache_bytes, 1.0),
 ];
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engram_engine::phase::Phase;
 use engram_engine::request::Wait;
@@ -19,7 +19,7 @@ use engram_net::auth::Auth;
 use engram_net::{Doors, Options, Port};
 use engram_platform::sockets::{SocketWay, Sockets};
 use engram_platform::{Finding, PlacementOptions, Preflight, TopologyReport};
-use engram_shards::{CorePlace, Directory, Handle, Running, ShardsError};
+use engram_shards::{CorePlace, Directory, Handle, ImageOptions, Running, ShardsError};
 
 use crate::backend::{Core, Shared};
 use crate::budget::{Limits, Readings, Watch};
@@ -42,6 +42,19 @@ const HUGE_PAGES_FROM_BYTES: u64 = 4 << 30;
 /// How often a start that is waited for is looked at.
 const START_PAUSE: Duration = Duration::from_millis(5);
 
+/// How often a move to another number of shards says how far it has come.
+const PROGRESS_PAUSE: Duration = Duration::from_secs(2);
+
+/// What happens where a data directory has another number of shards than is planned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Reshard {
+    /// The data move before anything is served.
+    #[default]
+    Auto,
+    /// The directory keeps its number.
+    Never,
+}
+
 /// What a server needs to start.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -51,10 +64,16 @@ pub struct Plan {
     pub data_dir: PathBuf,
     /// CPUs and number of shards, where they were asked for.
     pub placement: PlacementOptions,
+    /// What happens where the directory has another number of shards.
+    pub reshard: Reshard,
     /// Bytes that the process may use.
     pub memory_bytes: u64,
     /// What serves sockets.
     pub sockets: SocketWay,
+    /// Folder of images on tmpfs.
+    pub fast_dir: Option<PathBuf>,
+    /// How long stopping may take.
+    pub grace: Duration,
     /// When a write is answered where the request does not say.
     pub wait: Wait,
     /// How long draining may take.
@@ -131,11 +150,16 @@ impl Server {
             log::info!("the heap takes more memory than it needs: {error}");
         }
         let port = Port::claim(plan.listen).map_err(Failure::because("the server can't listen"))?;
-        let directory = Directory::open(&plan.data_dir, shards).map_err(of_shards)?;
-        warn_of_shards(&directory, shards);
+        let mut directory = Directory::open(&plan.data_dir, shards).map_err(of_shards)?;
+        fit_shards(&mut directory, shards, plan.reshard)?;
         let config = engram_shards::Config {
             places: places(&report),
             cache_bytes: cache_bytes(plan, directory.manifest().shards),
+            images: ImageOptions {
+                fast: plan.fast_dir.clone(),
+                memory_bytes: plan.memory_bytes,
+                grace: plan.grace,
+            },
             directory,
         };
         let topology =
@@ -241,7 +265,7 @@ fn start_watch(plan: &Plan, shards: u16, running: &Running, cores: &Cores) -> Re
         memory_bytes: plan.memory_bytes,
         data_dir: plan.data_dir.clone(),
         disk_reserve_bytes: engram_shards::DISK_RESERVE_BYTES * u64::from(shards),
-        images: None,
+        images: running.image_folder().map(Path::to_owned),
     };
     let (status, rooms) = (running.status().clone(), running.rooms().clone());
     let watch = Watch::new(limits, status, rooms, cores.shared.readings.clone());
@@ -276,8 +300,12 @@ pub fn open_directory(directory: &Path) -> Result<Server, Failure> {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         data_dir: directory.to_owned(),
         placement: PlacementOptions::default(),
+        reshard: Reshard::Never,
         memory_bytes: memory_bytes(None)?,
         sockets: SocketWay::Ring,
+        fast_dir: default_fast_dir(),
+        // A command that is over leaves no images.
+        grace: Duration::ZERO,
         wait: Wait::Durable,
         drain: Duration::from_secs(5),
         auth: Auth::default(),
@@ -291,6 +319,13 @@ pub fn open_directory(directory: &Path) -> Result<Server, Failure> {
     }
     server.stop()?;
     Err(Failure::new(format!("{} could not be opened", directory.display())))
+}
+
+/// Where images lie for a fast restart unless a folder is named: where Linux has its tmpfs.
+pub fn default_fast_dir() -> Option<PathBuf> {
+    let shared_memory = Path::new("/dev/shm");
+    let writable = rustix::fs::access(shared_memory, rustix::fs::Access::WRITE_OK).is_ok();
+    (shared_memory.is_dir() && writable).then(|| shared_memory.to_owned())
 }
 
 /// Another process holds the directory.
@@ -358,7 +393,7 @@ fn check(plan: &Plan, shards: u16, report: &TopologyReport) -> Result<SocketWay,
         shards,
         ring_entries: RING_ENTRIES,
         data_dir: Some(plan.data_dir.clone()),
-        fast_dir: None,
+        fast_dir: plan.fast_dir.clone(),
     };
     let findings = preflight.run(&report.machine);
     let (fatal, hints): (Vec<&Finding>, Vec<&Finding>) =
@@ -376,12 +411,35 @@ fn check(plan: &Plan, shards: u16, report: &TopologyReport) -> Result<SocketWay,
         .with_hint(first.remedy.clone()))
 }
 
-fn warn_of_shards(directory: &Directory, wanted: u16) {
+/// Moves the data to as many shards as are planned.
+fn fit_shards(directory: &mut Directory, wanted: u16, reshard: Reshard) -> Result<(), Failure> {
     let has = directory.manifest().shards;
-    if has != wanted {
-        log::warn!(
-            "the data directory was made with {has} shards and keeps them; {wanted} were planned"
-        );
+    if has == wanted {
+        return Ok(());
+    }
+    if reshard == Reshard::Never {
+        log::warn!("the data directory has {has} shards and keeps them; {wanted} were planned");
+        return Ok(());
+    }
+    log::info!("the data move from {has} shards to {wanted}; --reshard=never keeps the number");
+    let started = Instant::now();
+    let mut said = started;
+    let moved = directory.reshard(wanted, |progress| {
+        if said.elapsed() >= PROGRESS_PAUSE {
+            said = Instant::now();
+            log::info!("moved: {} of {} segments", progress.done, progress.total);
+        }
+    });
+    match moved {
+        Ok(()) => {
+            log::info!("the data are in {wanted} shards after {:.1?}", started.elapsed());
+            Ok(())
+        }
+        Err(error @ ShardsError::Room { .. }) => {
+            log::warn!("the data stay in {has} shards: {error}");
+            Ok(())
+        }
+        Err(error) => Err(of_shards(error)),
     }
 }
 

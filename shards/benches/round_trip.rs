@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use engram_engine::model::SpaceName;
 use engram_engine::phase::Phase;
 use engram_engine::request::Request;
-use engram_shards::{Config, CorePlace, Directory, Handle, start};
+use engram_shards::{Config, CorePlace, Directory, Handle, ImageOptions, start};
 use futures_lite::future::zip;
 use glommio::timer::sleep;
 
@@ -51,7 +51,8 @@ fn measure(shards: u16, spin: Duration) {
     let directory = Directory::open(folder.path(), shards).expect("an empty directory opens");
     let place = |cpu| CorePlace { cpu: Some(cpu), node: None, spin };
     let places = (0..u32::from(shards)).map(place).collect();
-    let config = Config { directory, places, cache_bytes: 1 << 20 };
+    let images = ImageOptions { fast: None, memory_bytes: 0, grace: Duration::ZERO };
+    let config = Config { directory, places, cache_bytes: 1 << 20, images };
     let running = start(config, move |handle| run(handle, shards, spin));
     running.expect("the shards start").join().expect("the shards end");
 }

@@ -28,6 +28,7 @@ use glommio::timer::sleep;
 
 use crate::admission::{Admission, Permit};
 use crate::cache::Cache;
+use crate::directory::{Directory, Manifest};
 use crate::log::Log;
 use crate::mesh::{Delivery, Outbox};
 use crate::notify::Notify;
@@ -85,6 +86,11 @@ pub(crate) struct Core {
     work: Notify,
     unsent: Notify,
     started: Notify,
+    directory: Arc<Directory>,
+    /// It takes part in a set of images.
+    pub(crate) is_imaging: Cell<bool>,
+    /// The last set that it took part in, or passed over.
+    pub(crate) last_set: Cell<u64>,
 }
 
 impl Core {
@@ -94,6 +100,7 @@ impl Core {
         log: Log<RingDisk>,
         status: Arc<Status>,
         outbox: Outbox,
+        directory: Arc<Directory>,
         cache_bytes: usize,
     ) -> Rc<Self> {
         Rc::new(Self {
@@ -111,7 +118,14 @@ impl Core {
             work: Notify::default(),
             unsent: Notify::default(),
             started: Notify::default(),
+            directory,
+            is_imaging: Cell::new(false),
+            last_set: Cell::new(0),
         })
+    }
+
+    pub(crate) fn manifest(&self) -> &Manifest {
+        self.directory.manifest()
     }
 
     pub(crate) fn counters(&self) -> &Counters {

@@ -9,6 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use futures_lite::future::block_on;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::disk::Disk;
 use crate::error::ShardsError;
 use crate::plain::{PlainDisk, lock, sync_directory};
+use crate::reshard::{Progress, remove_strangers, reshard};
 
 /// Version of the directory's layout.
 pub const VERSION: u32 = 1;
@@ -57,10 +59,31 @@ impl Directory {
         let lock = take_lock(path)?;
         let manifest = block_on(read_or_make_manifest(&PlainDisk, path, shards))?;
         let directory = Self { path: path.to_owned(), manifest, _lock: lock };
-        for shard in 0..directory.manifest.shards {
-            make_directory(&directory.shard_path(shard))?;
-        }
+        directory.tidy()?;
         Ok(directory)
+    }
+
+    /// Folders of its own are there, and no others.
+    fn tidy(&self) -> Result<(), ShardsError> {
+        remove_strangers(&self.path, &self.manifest)?;
+        (0..self.manifest.shards).try_for_each(|shard| make_directory(&self.shard_path(shard)))
+    }
+
+    /// Moves everything to another number of shards; says how far it has come. At any error, and
+    /// where the process dies, the directory has the old number of shards and all that was in it.
+    ///
+    /// # Errors
+    /// [`ShardsError::Room`] where the disk has no room for a second copy; [`ShardsError::Io`],
+    /// [`ShardsError::Damaged`] and [`ShardsError::Version`] as the files are.
+    pub fn reshard(
+        &mut self,
+        shards: u16,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<(), ShardsError> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let nonce = u64::try_from(now.as_micros()).unwrap_or(1);
+        self.manifest = reshard(&self.path, &self.manifest, shards, nonce, &mut progress)?;
+        self.tidy()
     }
 
     /// What the directory is.
@@ -75,13 +98,22 @@ impl Directory {
 
     /// The folder of a shard's log.
     pub fn shard_path(&self, shard: u16) -> PathBuf {
-        self.path
-            .join(format!("generation-{:06}", self.manifest.generation))
-            .join(format!("shard-{shard:04}"))
+        shard_path(&self.path, self.manifest.generation, shard)
     }
 }
 
-fn make_directory(path: &Path) -> Result<(), ShardsError> {
+/// The folder of a generation.
+pub(crate) fn generation_path(directory: &Path, generation: u32) -> PathBuf {
+    directory.join(format!("generation-{generation:06}"))
+}
+
+/// The folder of a shard's log in a generation.
+pub(crate) fn shard_path(directory: &Path, generation: u32, shard: u16) -> PathBuf {
+    generation_path(directory, generation).join(format!("shard-{shard:04}"))
+}
+
+/// Makes a folder that only this user enters, unless it is there.
+pub(crate) fn make_directory(path: &Path) -> Result<(), ShardsError> {
     if path.is_dir() {
         return Ok(());
     }

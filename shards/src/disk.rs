@@ -51,6 +51,9 @@ pub trait Disk {
     /// The first `bytes_max` bytes of a file, or all of it where it has fewer.
     async fn load(&self, path: &Path, bytes_max: u64) -> Result<Vec<u8>, ShardsError>;
 
+    /// Bytes of a file.
+    async fn size(&self, path: &Path) -> Result<u64, ShardsError>;
+
     /// Cuts a file off, durably.
     async fn truncate(&self, path: &Path, bytes: u64) -> Result<(), ShardsError>;
 

@@ -41,6 +41,15 @@ pub enum ShardsError {
         /// Its version.
         version: u32,
     },
+    /// The disk has no room.
+    Room {
+        /// For what.
+        path: PathBuf,
+        /// How much it takes.
+        wanted_bytes: u64,
+        /// How much there is.
+        free_bytes: u64,
+    },
     /// An executor could not be started.
     Executor {
         /// What it said.
@@ -86,6 +95,13 @@ impl std::fmt::Display for ShardsError {
                  program that wrote it",
                 path.display()
             ),
+            Self::Room { path, wanted_bytes, free_bytes } => write!(
+                f,
+                "{} takes up to {} MiB, and the disk has {} MiB",
+                path.display(),
+                wanted_bytes.div_ceil(1 << 20),
+                free_bytes >> 20
+            ),
             Self::Executor { reason } => write!(f, "an executor could not be started: {reason}"),
         }
     }
@@ -98,6 +114,7 @@ impl std::error::Error for ShardsError {
             Self::Held { .. }
             | Self::Damaged { .. }
             | Self::Version { .. }
+            | Self::Room { .. }
             | Self::Executor { .. } => None,
         }
     }

@@ -127,6 +127,11 @@ impl Life {
         self.stop();
     }
 
+    /// A shard can't go on.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.past().failure.is_some()
+    }
+
     /// The first error that ended a shard.
     pub(crate) fn take_failure(&self) -> Option<ShardsError> {
         self.past().failure.take()

@@ -45,6 +45,19 @@ pub struct LogStart {
     pub last_sequence: u64,
     /// Bytes of all segments there are.
     pub log_bytes: u64,
+    /// Where this record lies.
+    pub last_place: LogPlace,
+}
+
+/// The end of what is durable, as an image names it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogPlace {
+    /// The segment that holds the last record; 0: there is none.
+    pub segment: u32,
+    /// Of this segment.
+    pub nonce: u64,
+    /// Sum of [`SegmentHeader::layout`] over all segments.
+    pub layout: u64,
 }
 
 /// What one flush did.
@@ -69,6 +82,7 @@ pub struct Log<D: Disk> {
     appended: Notify,
     flushing: Cell<bool>,
     log_bytes: Cell<u64>,
+    last_place: Cell<LogPlace>,
 }
 
 struct NextRecord {
@@ -102,6 +116,7 @@ impl<D: Disk> Log<D> {
             appended: Notify::default(),
             flushing: Cell::new(false),
             log_bytes: Cell::new(start.log_bytes),
+            last_place: Cell::new(start.last_place),
         }
     }
 
@@ -113,6 +128,11 @@ impl<D: Disk> Log<D> {
     /// Bytes of records that are not yet durable.
     pub fn waiting_bytes(&self) -> u64 {
         self.batches.borrow().iter().map(|batch| batch.bytes.len() as u64).sum()
+    }
+
+    /// Where the last durable record lies.
+    pub fn place(&self) -> LogPlace {
+        self.last_place.get()
     }
 
     /// Puts a record behind those that were appended before; where it will lie.
@@ -184,6 +204,8 @@ impl<D: Disk> Log<D> {
         self.flushing.set(false);
         let bytes = batch.bytes.len() as u64;
         self.log_bytes.set(self.log_bytes.get() + bytes);
+        let place = LogPlace { segment: batch.segment, nonce: self.header.nonce, ..self.place() };
+        self.last_place.set(place);
         Ok(Flushed { sequence: batch.last_sequence, bytes })
     }
 

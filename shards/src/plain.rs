@@ -94,6 +94,10 @@ impl Disk for PlainDisk {
         load(path, bytes_max)
     }
 
+    async fn size(&self, path: &Path) -> Result<u64, ShardsError> {
+        size(path)
+    }
+
     async fn truncate(&self, path: &Path, bytes: u64) -> Result<(), ShardsError> {
         truncate(path, bytes)
     }
@@ -138,6 +142,11 @@ pub(crate) fn load(path: &Path, bytes_max: u64) -> Result<Vec<u8>, ShardsError> 
     let mut bytes = Vec::with_capacity(size.min(bytes_max) as usize);
     file.take(bytes_max).read_to_end(&mut bytes).map_err(ShardsError::io("read", path))?;
     Ok(bytes)
+}
+
+/// Bytes of a file.
+pub(crate) fn size(path: &Path) -> Result<u64, ShardsError> {
+    Ok(fs::symlink_metadata(path).map_err(ShardsError::io("read", path))?.len())
 }
 
 /// Cuts a file off, durably.

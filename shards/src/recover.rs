@@ -7,15 +7,16 @@
 
 use std::path::{Path, PathBuf};
 
+use engram_engine::image;
 use engram_engine::record::{self, Damage, View};
 use engram_engine::shard::Shard;
 use engram_engine::space::LogAddress;
 
 use crate::disk::Disk;
 use crate::error::ShardsError;
-use crate::log::LogStart;
+use crate::log::{LogPlace, LogStart};
 use crate::segment::{
-    BLOCK_BYTES, NotAHeader, SegmentHeader, VERSION, segment_number, segment_path,
+    BLOCK_BYTES, Compacted, NotAHeader, SegmentHeader, VERSION, segment_number, segment_path,
 };
 
 /// A segment as it was found; nobody else writes it while this is held.
@@ -44,9 +45,12 @@ pub struct SegmentBytes {
     bytes: Vec<u8>,
     /// Sequence number of the first record of the segment behind it.
     end_sequence: Option<u64>,
+    /// Where replaying began.
+    from: usize,
     at: usize,
     batch: u32,
     next_sequence: u64,
+    records: u32,
 }
 
 /// What one step of a replay found.
@@ -101,6 +105,66 @@ impl<D: Disk> Recovery<D> {
         (((self.next_segment - 1) * 1000 + within) / self.segments.len().max(1)) as u64
     }
 
+    /// Looks for the place of an image: the segment that holds its last record, read up to behind
+    /// it; `None` where the image is older than the log. The inner error says why there is none.
+    ///
+    /// # Errors
+    /// [`ShardsError`], where the log itself can't be used.
+    pub async fn seek(
+        &mut self,
+        header: &image::Header,
+    ) -> Result<Result<Option<SegmentBytes>, &'static str>, ShardsError> {
+        self.rewind();
+        if header.layout != self.place(header.segment).layout {
+            return Ok(Err("records were moved since"));
+        }
+        if header.segment == 0 {
+            let starts = self.segments.first().is_none_or(|s| s.header.first_sequence == 1);
+            return Ok(if starts { Ok(None) } else { Err("the log begins later") });
+        }
+        let Some(at) = self.segments.iter().position(|s| s.header.segment == header.segment) else {
+            return Ok(Err("its segment is not there"));
+        };
+        if self.segments[at].header.nonce != header.nonce {
+            return Ok(Err("the log has another history"));
+        }
+        let behind = header.sequence + 1;
+        let next = self.segments.get(at + 1).map(|next| next.header.first_sequence);
+        if self.segments[at].header.first_sequence > behind || next.is_some_and(|n| n < behind) {
+            return Ok(Err("its last record is not where it was"));
+        }
+        for skipped in &self.segments[..at] {
+            self.log_bytes += self.disk.size(&skipped.path).await?;
+        }
+        self.next_segment = at;
+        self.last_sequence = self.segments[at].header.first_sequence - 1;
+        let Some(mut segment) = self.next_segment().await? else { unreachable!("it is there") };
+        while segment.next_sequence < behind {
+            if segment.step_with(|_, _| Ok(()))? == Step::End {
+                return Ok(Err("the log ends before it"));
+            }
+        }
+        segment.from = segment.at;
+        Ok(Ok(Some(segment)))
+    }
+
+    /// Begins at the first segment again.
+    pub fn rewind(&mut self) {
+        (self.next_segment, self.last_sequence, self.next_batch, self.log_bytes) = (0, 0, 0, 0);
+    }
+
+    /// The segments up to one, as an image names them.
+    fn place(&self, up_to: u32) -> LogPlace {
+        let counted = self.segments.iter().filter(|s| s.header.segment <= up_to);
+        let layout = counted.clone().fold(0, |sum: u64, s| sum.wrapping_add(s.header.layout()));
+        let last = counted.last().map(|s| s.header);
+        LogPlace {
+            segment: last.map_or(0, |header| header.segment),
+            nonce: last.map_or(0, |header| header.nonce),
+            layout,
+        }
+    }
+
     /// Reads the next segment into memory.
     ///
     /// # Errors
@@ -127,9 +191,11 @@ impl<D: Disk> Recovery<D> {
             header: found.header,
             bytes,
             end_sequence: behind.map(|b| b.header.first_sequence),
+            from: BLOCK_BYTES,
             at: BLOCK_BYTES,
             batch: found.header.first_batch,
             next_sequence: first,
+            records: 0,
         }))
     }
 
@@ -164,11 +230,17 @@ impl<D: Disk> Recovery<D> {
         }
         let header = SegmentHeader { segment, first_batch: self.next_batch, ..self.expected };
         let (last_sequence, log_bytes) = (self.last_sequence, self.log_bytes);
-        Ok(LogStart { header, last_sequence, log_bytes })
+        let last_place = self.place(segment - 1);
+        Ok(LogStart { header, last_sequence, log_bytes, last_place })
     }
 }
 
 impl SegmentBytes {
+    /// Bytes that were handed on: not those in front of the place of an image.
+    pub fn replayed_bytes(&self) -> u64 {
+        (self.at - self.from) as u64
+    }
+
     /// Replays the next record into a shard.
     ///
     /// # Errors
@@ -188,6 +260,12 @@ impl SegmentBytes {
         if self.end_sequence == Some(self.next_sequence) {
             return Ok(Step::End);
         }
+        if let Some(compacted) = self.header.compacted
+            && self.records == compacted.records
+        {
+            self.next_sequence = compacted.end_sequence + 1;
+            return Ok(Step::End);
+        }
         let rest = self.bytes.get(self.at..).unwrap_or(&[]);
         match View::read(rest) {
             Ok(view) if self.belongs(&view) => {
@@ -199,11 +277,13 @@ impl SegmentBytes {
                     tail_bytes: u32::try_from(view.tail.len())
                         .expect("the record lies within the segment"),
                 };
-                let (bytes, batch) = (view.bytes(), view.header.batch);
+                let (bytes, batch, sequence) =
+                    (view.bytes(), view.header.batch, view.header.sequence);
                 apply(&view, address).map_err(|damage| self.damaged(&damage))?;
                 self.at += bytes;
                 self.batch = batch;
-                self.next_sequence += 1;
+                self.next_sequence = sequence + 1;
+                self.records += 1;
                 Ok(Step::Record)
             }
             Err(Damage::Version(version)) => {
@@ -222,7 +302,9 @@ impl SegmentBytes {
             return Ok(Step::Record);
         }
         let torn_batch = if self.at == block { self.batch.wrapping_add(1) } else { self.batch };
-        let acknowledged = self.end_sequence.is_some() || self.later_batch_after(torn_batch);
+        let acknowledged = self.end_sequence.is_some()
+            || self.header.compacted.is_some()
+            || self.later_batch_after(torn_batch);
         if acknowledged {
             return Err(self.damaged(&Damage::Checksum));
         }
@@ -230,7 +312,14 @@ impl SegmentBytes {
     }
 
     fn belongs(&self, view: &View<'_>) -> bool {
-        view.header.epoch == self.header.epoch() && view.header.sequence == self.next_sequence
+        let sequence = view.header.sequence;
+        let in_order = match self.header.compacted {
+            None => sequence == self.next_sequence,
+            Some(Compacted { end_sequence, .. }) => {
+                (self.next_sequence..=end_sequence).contains(&sequence)
+            }
+        };
+        in_order && view.header.epoch == self.header.epoch()
     }
 
     /// A whole record of a batch after `torn` lies behind: then `torn` had been synced.
@@ -242,7 +331,7 @@ impl SegmentBytes {
         })
     }
 
-    fn damaged(&self, damage: &Damage) -> ShardsError {
+    pub(crate) fn damaged(&self, damage: &Damage) -> ShardsError {
         ShardsError::Damaged {
             path: self.path.clone(),
             offset: self.at as u64,

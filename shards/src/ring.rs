@@ -96,6 +96,11 @@ impl Disk for RingDisk {
         blocking(move || plain::load(&path, bytes_max)).await
     }
 
+    async fn size(&self, path: &Path) -> Result<u64, ShardsError> {
+        let path = path.to_owned();
+        blocking(move || plain::size(&path)).await
+    }
+
     async fn truncate(&self, path: &Path, bytes: u64) -> Result<(), ShardsError> {
         let path = path.to_owned();
         blocking(move || plain::truncate(&path, bytes)).await

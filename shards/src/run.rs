@@ -5,7 +5,7 @@
 //!
 //! *Not here*: which cores (`engram-platform`), what serves sockets (given by the caller).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -22,6 +22,7 @@ use glommio::{
 use crate::core::{Core, Handle, now};
 use crate::directory::Directory;
 use crate::error::ShardsError;
+use crate::images::{self, ImageOptions, Images};
 use crate::log::Log;
 use crate::mesh::{Delivery, Outbox, inboxes};
 use crate::recover::{Recovery, Step};
@@ -51,6 +52,8 @@ pub struct Config {
     pub places: Vec<CorePlace>,
     /// Bytes of records kept in memory by each shard.
     pub cache_bytes: usize,
+    /// How images are made.
+    pub images: ImageOptions,
 }
 
 /// How long records are replayed before sockets get their turn.
@@ -71,6 +74,7 @@ pub struct Running {
     status: Arc<Status>,
     rooms: Arc<Rooms>,
     executors: Vec<ExecutorJoinHandle<()>>,
+    image_folder: Option<PathBuf>,
 }
 
 impl Running {
@@ -82,6 +86,11 @@ impl Running {
     /// The way to tell every shard what it may do and hold.
     pub fn rooms(&self) -> &Arc<Rooms> {
         &self.rooms
+    }
+
+    /// Where images lie on tmpfs, whose pages are this process's memory.
+    pub fn image_folder(&self) -> Option<&Path> {
+        self.image_folder.as_deref()
     }
 
     /// Waits until every shard has ended.
@@ -113,6 +122,8 @@ where
     let serving = Arc::new(AtomicU16::new(manifest.shards));
     let (senders, receivers) = inboxes(manifest.shards);
     let (rooms, changes) = Rooms::new(manifest.shards);
+    let images = Arc::new(Images::new(&config.directory, config.images));
+    let image_folder = images.folder().map(Path::to_owned);
     let directory = Arc::new(config.directory);
     let mut alarms = watchdog::start(status.clone(), &senders).into_iter();
     let mut executors = Vec::new();
@@ -128,6 +139,7 @@ where
             changes,
             status: status.clone(),
             serving: serving.clone(),
+            images: images.clone(),
             cache_bytes: config.cache_bytes,
         };
         let serve = serve.clone();
@@ -142,7 +154,7 @@ where
             .map_err(|error| ShardsError::Executor { reason: error.to_string() })?;
         executors.push(executor);
     }
-    Ok(Running { status, rooms: Arc::new(rooms), executors })
+    Ok(Running { status, rooms: Arc::new(rooms), executors, image_folder })
 }
 
 fn placement(place: CorePlace) -> Placement {
@@ -162,6 +174,7 @@ struct ShardStart {
     changes: Receiver<Room>,
     status: Arc<Status>,
     serving: Arc<AtomicU16>,
+    images: Arc<Images>,
     cache_bytes: usize,
 }
 
@@ -184,7 +197,7 @@ where
     start.serving.fetch_sub(1, Ordering::AcqRel);
     if let Some(core) = handle.core() {
         core.drive(Event::Drain);
-        end(core, &start.serving).await;
+        end(core, &start.serving, &start.images).await;
     }
     status.enter(me, Phase::Stopped);
 }
@@ -198,7 +211,15 @@ async fn rise(start: &ShardStart, handle: &Handle) -> Result<(), ShardsError> {
     start.status.enter(me, Phase::Recovering);
     let Some((shard, log)) = recover(start, &folder).await? else { return Ok(()) };
     let outbox = Outbox::new(me, start.outbox.clone());
-    let core = Core::new(me, shard, log, start.status.clone(), outbox, start.cache_bytes);
+    let core = Core::new(
+        me,
+        shard,
+        log,
+        start.status.clone(),
+        outbox,
+        start.directory.clone(),
+        start.cache_bytes,
+    );
     let messages = glommio::executor().create_task_queue(
         Shares::Static(1000),
         Latency::Matters(PREEMPT_TIMER),
@@ -218,13 +239,15 @@ async fn rise(start: &ShardStart, handle: &Handle) -> Result<(), ShardsError> {
     glommio::spawn_local(core.clone().run_room(start.changes.clone())).detach();
     glommio::spawn_local(core.clone().run_idle_ticks()).detach();
     glommio::spawn_local(core.clone().run_gauges(start.inbox.clone())).detach();
+    glommio::spawn_local(images::run(core.clone(), start.images.clone())).detach();
     handle.recovered(core.clone());
     glommio::spawn_local(exchange_and_open(core, handle.clone())).detach();
     Ok(())
 }
 
-/// Waits for the other cores, whose requests may still need this shard, and for the log.
-async fn end(core: &Rc<Core>, serving: &AtomicU16) {
+/// Waits for the other cores, whose requests may still need this shard, and for the log; then the
+/// last image is written.
+async fn end(core: &Rc<Core>, serving: &AtomicU16, images: &Arc<Images>) {
     loop {
         let others_serve = serving.load(Ordering::Acquire) > 0;
         let can_write = core.counters().phase() != Phase::Poisoned;
@@ -233,6 +256,7 @@ async fn end(core: &Rc<Core>, serving: &AtomicU16) {
         }
         glommio::timer::sleep(WAIT_PAUSE).await;
     }
+    images::run_last(core, images).await;
     core.log.close().await;
 }
 
@@ -287,11 +311,11 @@ async fn recover(
     folder: &std::path::Path,
 ) -> Result<Option<(Shard, Log<RingDisk>)>, ShardsError> {
     let manifest = start.directory.manifest();
-    let mut shard = Shard::new(ShardConfig {
+    let config = ShardConfig {
         me: start.me,
         partitioner: Partitioner::new(manifest.secret, manifest.shards),
         seed: manifest.secret[0],
-    });
+    };
     let header = SegmentHeader {
         directory: manifest.directory,
         shard: start.me.0,
@@ -299,23 +323,36 @@ async fn recover(
         segment: 1,
         first_sequence: 1,
         first_batch: 0,
+        nonce: u64::try_from(now().0).unwrap_or(1),
+        compacted: None,
     };
     let (life, counters) = (start.status.life(), &start.status.shards()[start.me.index()]);
     let mut recovery = Recovery::open(RingDisk, folder, header).await?;
-    while let Some(mut segment) = recovery.next_segment().await? {
+    let started = images::start(&start.images, &mut recovery, config, &start.status).await?;
+    let (mut shard, mut segment) = match started {
+        Some(started) => (started.shard, started.segment),
+        None => (Shard::new(config), None),
+    };
+    if segment.is_none() {
+        segment = recovery.next_segment().await?;
+    }
+    while let Some(mut next) = segment {
         let mut slice = Instant::now();
-        while segment.step(&mut shard)? == Step::Record {
+        while next.step(&mut shard)? == Step::Record {
             if slice.elapsed() >= REPLAY_SLICE {
                 if life.is_told_to_stop() {
                     return Ok(None);
                 }
-                counters.progress.store(recovery.progress(&segment), Ordering::Relaxed);
+                counters.progress.store(recovery.progress(&next), Ordering::Relaxed);
                 glommio::timer::sleep(Duration::from_micros(1)).await;
                 slice = Instant::now();
             }
         }
-        recovery.segment_done(&segment).await?;
+        recovery.segment_done(&next).await?;
+        start.images.note_replayed(next.replayed_bytes());
+        segment = recovery.next_segment().await?;
     }
-    let start = recovery.finish().await?;
-    Ok(Some((shard, Log::new(RingDisk, folder, start, SEGMENT_BYTES))))
+    let log_start = recovery.finish().await?;
+    counters.log_bytes.store(log_start.log_bytes, Ordering::Relaxed);
+    Ok(Some((shard, Log::new(RingDisk, folder, log_start, SEGMENT_BYTES))))
 }

@@ -14,8 +14,10 @@ pub const SEGMENT_BYTES: u64 = 32 << 20;
 /// Free bytes of the disk that a shard's writes leave: its next segment.
 pub const DISK_RESERVE_BYTES: u64 = SEGMENT_BYTES;
 const MAGIC: [u8; 8] = *b"ENGRAMLG";
-/// Version of the segment format.
-pub const VERSION: u32 = 1;
+/// Version of the segment format; version 1, which has no nonce and is never compacted, is read too.
+pub const VERSION: u32 = 2;
+/// Bytes in front of the checksum, by version.
+const CHECKED_BYTES: [usize; 2] = [44, 76];
 
 /// The header of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +34,24 @@ pub struct SegmentHeader {
     pub first_sequence: u64,
     /// Number of its first batch.
     pub first_batch: u32,
+    /// Drawn when the process that made it started: tells it from one of the same number in another
+    /// history of the same directory, such as a copy that was restored. 0 in version 1.
+    pub nonce: u64,
+    /// What compaction left of it.
+    pub compacted: Option<Compacted>,
+}
+
+/// A segment from which dead records were taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compacted {
+    /// How often it was compacted, from 1.
+    pub edition: u32,
+    /// Sequence number of the last record that it had when it was whole.
+    pub end_sequence: u64,
+    /// Sequence number of the last record of the log when it was decided which records are dead.
+    pub horizon: u64,
+    /// Records that are left.
+    pub records: u32,
 }
 
 /// Why bytes are no header of this program's.
@@ -55,8 +75,15 @@ impl SegmentHeader {
         block[28..32].copy_from_slice(&self.segment.to_le_bytes());
         block[32..40].copy_from_slice(&self.first_sequence.to_le_bytes());
         block[40..44].copy_from_slice(&self.first_batch.to_le_bytes());
-        let checksum = crc32c::crc32c(&block[..44]);
-        block[44..48].copy_from_slice(&checksum.to_le_bytes());
+        block[44..52].copy_from_slice(&self.nonce.to_le_bytes());
+        if let Some(Compacted { edition, end_sequence, horizon, records }) = self.compacted {
+            block[52..56].copy_from_slice(&edition.to_le_bytes());
+            block[56..64].copy_from_slice(&end_sequence.to_le_bytes());
+            block[64..72].copy_from_slice(&horizon.to_le_bytes());
+            block[72..76].copy_from_slice(&records.to_le_bytes());
+        }
+        let checksum = crc32c::crc32c(&block[..76]);
+        block[76..80].copy_from_slice(&checksum.to_le_bytes());
         block
     }
 
@@ -65,21 +92,29 @@ impl SegmentHeader {
     /// # Errors
     /// [`NotAHeader`].
     pub fn read(block: &[u8]) -> Result<Self, NotAHeader> {
-        let block = block.get(..48).ok_or(NotAHeader::Damaged)?;
+        let block = block.get(..80).ok_or(NotAHeader::Damaged)?;
         let u32_at =
-            |at: usize| u32::from_le_bytes(block[at..at + 4].try_into().expect("four bytes of 48"));
+            |at: usize| u32::from_le_bytes(block[at..at + 4].try_into().expect("four bytes of 80"));
         let u64_at = |at: usize| {
-            u64::from_le_bytes(block[at..at + 8].try_into().expect("eight bytes of 48"))
+            u64::from_le_bytes(block[at..at + 8].try_into().expect("eight bytes of 80"))
         };
         if block[..8] != MAGIC {
             return Err(NotAHeader::Damaged);
         }
-        if u32_at(8) != VERSION {
-            return Err(NotAHeader::Version(u32_at(8)));
+        let version = u32_at(8);
+        if !(1..=VERSION).contains(&version) {
+            return Err(NotAHeader::Version(version));
         }
-        if crc32c::crc32c(&block[..44]) != u32_at(44) {
+        let checked = CHECKED_BYTES[version as usize - 1];
+        if crc32c::crc32c(&block[..checked]) != u32_at(checked) {
             return Err(NotAHeader::Damaged);
         }
+        let compacted = (version > 1 && u32_at(52) > 0).then(|| Compacted {
+            edition: u32_at(52),
+            end_sequence: u64_at(56),
+            horizon: u64_at(64),
+            records: u32_at(72),
+        });
         Ok(Self {
             directory: u64_at(12),
             shard: u16::from_le_bytes([block[20], block[21]]),
@@ -87,7 +122,17 @@ impl SegmentHeader {
             segment: u32_at(28),
             first_sequence: u64_at(32),
             first_batch: u32_at(40),
+            nonce: if version > 1 { u64_at(44) } else { 0 },
+            compacted,
         })
+    }
+
+    /// Changes when records of the segment come to lie elsewhere; 0 while they lie where they were
+    /// written.
+    pub fn layout(&self) -> u64 {
+        let Some(Compacted { edition, .. }) = self.compacted else { return 0 };
+        let place = u64::from(self.segment) << 32 | u64::from(edition);
+        place.wrapping_mul(0x9E37_79B9_7F4A_7C15)
     }
 
     /// What ties a record to this segment.

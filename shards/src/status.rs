@@ -62,6 +62,16 @@ pub struct Counters {
     pub stalls: Stalls,
     /// Latencies, sizes and what the shard holds.
     pub meters: Meters,
+    /// Images written.
+    pub images_written: AtomicU64,
+    /// Images that a start refused.
+    pub images_refused: AtomicU64,
+    /// Bytes of the newest image.
+    pub image_bytes: AtomicU64,
+    /// Longest time that writes waited for an image, in microseconds.
+    pub image_pause_us_max: AtomicU64,
+    /// What the shard started from: 0 its log, else one more than an `ImageTier`.
+    pub image_tier: AtomicU64,
 }
 
 impl Counters {

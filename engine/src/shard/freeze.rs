@@ -89,7 +89,7 @@ impl Shard {
     /// How far it has come to a standstill.
     pub fn settled(&self) -> Settled {
         let quiet = !self.freeze.is_free()
-            && !self.replaying
+            && self.is_recovered()
             && self.local.is_empty()
             && self.associations == 0
             && !self.is_patching()

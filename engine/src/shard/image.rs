@@ -73,6 +73,12 @@ impl ShardImage {
         Ok((header, image))
     }
 
+    /// About the bytes that it will have.
+    pub fn memory_bytes(&self) -> u64 {
+        let parts = self.spaces.iter().flat_map(|space| space.memory_bytes());
+        parts.map(|(_, bytes)| bytes).sum()
+    }
+
     /// Sequence number of the last record that is in it.
     pub fn sequence(&self) -> u64 {
         self.sequence

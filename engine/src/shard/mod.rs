@@ -282,6 +282,12 @@ impl Shard {
         self.ops.len()
     }
 
+    /// No work is left that can be done later: an image that is made now is as good as any.
+    pub fn is_settled(&self) -> bool {
+        let indexed = |space: &Space| space.vectors.as_ref().is_none_or(|v| v.backlog() == 0);
+        self.association_backlog() == 0 && self.spaces.values().all(indexed)
+    }
+
     /// The log can't be written.
     pub fn is_poisoned(&self) -> bool {
         self.poisoned

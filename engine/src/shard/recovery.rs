@@ -49,7 +49,8 @@ impl Shard {
                     self.replay_on(&name, |space, s| {
                         match space.graph.find(key).filter(|n| space.graph.is_memory(*n)) {
                             Some(node) => drop(space.delete(node, at, s)),
-                            None => drop(space.delete_absorbed(key, at, s)),
+                            None if space.delete_absorbed(key, at, s) => {}
+                            None => space.delete_absent(key, at),
                         }
                     });
                 }

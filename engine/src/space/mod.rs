@@ -451,6 +451,24 @@ impl Space {
         lost.into_iter().map(|from| LinkName { from, to: id.clone(), kind: None }).collect()
     }
 
+    /// Replays the deletion of a memory whose record is gone from the log: links that were written
+    /// before it go all the same.
+    pub fn delete_absent(&mut self, key: MemoryKey, at: Timestamp) {
+        self.deleted_at.insert(key.0, at);
+        self.traces.forget(key);
+        let Some(node) = self.graph.find(key) else { return };
+        for edge in self.graph.inward(node).to_vec() {
+            let hash = link_hash(self.graph.key(edge.node), key);
+            if self.link_times.get(&hash).is_some_and(|written| *written < at) {
+                let name = EdgeName { kind: edge.kind(), automatic: edge.is_automatic() };
+                self.graph.remove_link(edge.node, node, name);
+            }
+        }
+        if self.graph.find(key).is_none() {
+            self.foreign_ids.remove(&key.0);
+        }
+    }
+
     fn remove_all_out(&mut self, node: NodeIx, s: &mut Surroundings<'_>) {
         for edge in self.graph.outward(node).to_vec() {
             let name = EdgeName { kind: edge.kind(), automatic: edge.is_automatic() };
@@ -556,6 +574,10 @@ impl Space {
         s: &mut Surroundings<'_>,
     ) -> Result<(), Rejection> {
         let to = s.partitioner.key(&self.name, &link.to);
+        // As for links from other shards: it went with its target, wherever that lies.
+        if self.deleted_at.get(&to.0).is_some_and(|deleted| *deleted > at) {
+            return Ok(());
+        }
         let kind = self.graph.intern_kind(&link.kind)?;
         let weight = fixed::weight_units(link.weight.get());
         let name = EdgeName { kind, automatic: false };

@@ -166,6 +166,19 @@ pub(super) fn all_links(
     links
 }
 
+/// Every link of every memory, also those that lead to what does not exist.
+pub(super) fn written_links(cluster: &mut Cluster, count: usize) -> BTreeSet<String> {
+    let mut links = BTreeSet::new();
+    for i in 0..count {
+        let (space, id) = (SpaceName::default(), id(&format!("m{i}")));
+        let request = Request::Links { space, id, direction: Direction::Out, kind: None };
+        if let Ok(Answer::Links(views)) = cluster.call(0, request) {
+            links.extend(views.iter().map(|v| format!("{v:?}")));
+        }
+    }
+    links
+}
+
 #[test]
 fn both_ends_of_a_link_agree_about_it() {
     for shards in [1, 2, 4] {

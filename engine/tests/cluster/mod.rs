@@ -6,6 +6,7 @@ mod consolidation;
 mod images;
 mod isolation;
 mod life;
+mod redistribution;
 mod slices;
 mod writes;
 
@@ -18,6 +19,7 @@ use engram_engine::key::{Partitioner, ShardIx};
 use engram_engine::mesh::Envelope;
 use engram_engine::model::{MemoryId, NewMemory, SpaceName, Timestamp};
 use engram_engine::record::{Draft, HEADER_BYTES, Kind, Stamp, View};
+use engram_engine::redistribute::{Redistribution, Survey};
 use engram_engine::request::{Answer, Rejection, Request, StoreMode, Stored, Wait};
 use engram_engine::shard::{
     Budget, ColdFailure, Effect, Event, Remaining, Settled, Shard, ShardConfig, ShardImage, Ticket,
@@ -147,6 +149,44 @@ impl Cluster {
             self.shards.push(shard);
         }
         self.exchange();
+    }
+
+    /// The same data on another number of shards, from what was synced to the logs.
+    pub fn redistributed(mut self, shards: u16, seed: u64) -> Self {
+        self.forget_all_but_logs();
+        let to = Partitioner::new(SECRET, shards);
+        let mut redistribution = Redistribution::new(to);
+        let mut surveys = Vec::new();
+        for log in &self.logs {
+            let mut survey = Survey::default();
+            for record in log {
+                let view = View::read(record).expect("what was written reads back");
+                redistribution.note_space(&view).expect("it makes sense");
+                survey.note(&view, &to).expect("it makes sense");
+            }
+            surveys.push(survey);
+        }
+        let mut logs: Vec<Vec<Draft>> = (0..shards).map(|_| redistribution.beginning()).collect();
+        for (log, survey) in self.logs.iter().zip(&surveys) {
+            for record in log {
+                let view = View::read(record).expect("what was written reads back");
+                for (to, draft) in redistribution.pass(&view, survey).expect("it does") {
+                    logs[to.index()].push(draft);
+                }
+            }
+        }
+        let written = |log: Vec<Draft>| (1..).zip(log).map(|(n, draft)| bytes(n, &draft)).collect();
+        let mut cluster = Self::new(shards, seed);
+        cluster.now = self.now;
+        cluster.logs = logs.into_iter().map(written).collect();
+        cluster.synced = cluster.logs.iter().map(Vec::len).collect();
+        cluster.crash();
+        cluster
+    }
+
+    /// Records in all logs.
+    pub fn record_count(&self) -> usize {
+        self.logs.iter().map(Vec::len).sum()
     }
 
     fn boot(&mut self) {

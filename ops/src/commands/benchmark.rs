@@ -27,7 +27,7 @@ use super::output;
 use crate::failure::Failure;
 use crate::logger::{self, Format, Level};
 use crate::progress::Progress;
-use crate::server::{Plan, Server, memory_bytes};
+use crate::server::{Plan, Reshard, Server, memory_bytes};
 use crate::units;
 
 /// Memories that are stored before, as a share of the operations, and their bounds.
@@ -142,6 +142,10 @@ impl Benchmark {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             data_dir: data_dir.to_owned(),
             placement: PlacementOptions { cpus: self.cpus.clone(), shards: self.shards },
+            reshard: Reshard::Never,
+            fast_dir: None,
+            // Nothing of what is thrown away is kept for a next start.
+            grace: Duration::ZERO,
             memory_bytes: memory_bytes(self.memory_limit)?,
             sockets: SocketWay::Ring,
             wait: Wait::Durable,

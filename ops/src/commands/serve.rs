@@ -22,7 +22,7 @@ use super::load::Wait;
 use crate::arguments::{self, Arguments, Engram, Refused};
 use crate::failure::{Failure, Status};
 use crate::logger::{self, Format, Level};
-use crate::server::{Plan, Server, Stopper, memory_bytes};
+use crate::server::{Plan, Reshard, Server, Stopper, default_fast_dir, memory_bytes};
 use crate::traces::Exporter;
 use crate::units::{self, duration_text};
 
@@ -47,7 +47,7 @@ pub struct Settings {
     /// Folder of the data [default: /var/lib/engram if writable, else ./engram-data]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Folder of images for a fast restart; without effect in this version
+    /// Folder on tmpfs of images for a fast restart, or none [default: /dev/shm where it is]
     #[arg(long, value_name = "DIR")]
     fast_dir: Option<PathBuf>,
     /// Where memories go that are seldom recalled; without effect in this version
@@ -59,6 +59,9 @@ pub struct Settings {
     /// Number of shards [default: one for each physical core, less with a CPU quota]
     #[arg(long, value_name = "COUNT")]
     shards: Option<u16>,
+    /// What is done where the data lie in another number of shards
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    reshard: Reshard,
     /// Memory to stay within, such as 8GiB; sizes the cache [default: 80 % of what there is]
     #[arg(long, value_name = "BYTES", value_parser = units::bytes)]
     memory_limit: Option<u64>,
@@ -116,10 +119,11 @@ impl Settings {
         vec![
             ("listen", self.listen.to_string()),
             ("data-dir", self.data_dir().display().to_string()),
-            ("fast-dir", path(&self.fast_dir)),
+            ("fast-dir", path(&self.fast_dir())),
             ("cold-url", or(self.cold_url.clone(), "none")),
             ("cpus", or(self.cpus.as_ref().map(ToString::to_string), "allowed")),
             ("shards", or(self.shards.map(|count| count.to_string()), "by cores")),
+            ("reshard", name_of(&self.reshard)),
             ("memory-limit", memory),
             ("sockets", name_of(&self.sockets)),
             ("wait", self.wait.as_str().to_owned()),
@@ -141,6 +145,14 @@ impl Settings {
         })
     }
 
+    fn fast_dir(&self) -> Option<PathBuf> {
+        match &self.fast_dir {
+            Some(folder) if folder.as_os_str() == "none" => None,
+            Some(folder) => Some(folder.clone()),
+            None => default_fast_dir(),
+        }
+    }
+
     fn log_format(&self) -> Format {
         self.log_format.unwrap_or_else(logger::default_format)
     }
@@ -151,11 +163,14 @@ impl Settings {
             listen: self.listen,
             data_dir: self.data_dir(),
             placement: PlacementOptions { cpus: self.cpus.clone(), shards: self.shards },
+            reshard: self.reshard,
             memory_bytes: memory_bytes(self.memory_limit)?,
             sockets: match self.sockets {
                 Way::Ring => SocketWay::Ring,
                 Way::Glommio => SocketWay::Glommio,
             },
+            fast_dir: self.fast_dir(),
+            grace,
             wait: match self.wait {
                 Wait::Durable => request::Wait::Durable,
                 Wait::Applied => request::Wait::Applied,
@@ -173,12 +188,8 @@ impl Settings {
     }
 
     fn warn_of_idle_settings(&self) {
-        for (flag, given) in
-            [("fast-dir", self.fast_dir.is_some()), ("cold-url", self.cold_url.is_some())]
-        {
-            if given {
-                log::warn!("--{flag} has no effect in this version: all data are in --data-dir");
-            }
+        if self.cold_url.is_some() {
+            log::warn!("--cold-url has no effect in this version: all data are in --data-dir");
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use engram_engine::model::{LinkKind, MemoryId, NewMemory, SpaceName};
 use engram_engine::phase::Phase;
 use engram_engine::request::{Answer, Cue, CueKind, Recall, Rejection, Request, StoreMode, Wait};
-use engram_shards::{Config, CorePlace, Directory, Handle, start};
+use engram_shards::{Config, CorePlace, Directory, Handle, ImageOptions, start};
 
 /// Opens `path` with `shards` shards, runs `script` on shard 0, stops and returns what it returned.
 pub fn run<F, S, T>(path: &Path, shards: u16, script: F) -> T
@@ -18,7 +18,9 @@ where
 {
     let directory = Directory::open(path, shards).expect("the directory opens");
     let places = vec![CorePlace { cpu: None, node: None, spin: Duration::ZERO }];
-    let config = Config { directory, places, cache_bytes: 1 << 20 };
+    let grace = std::time::Duration::from_secs(10);
+    let images = ImageOptions { fast: None, memory_bytes: u64::MAX, grace };
+    let config = Config { directory, places, cache_bytes: 1 << 20, images };
     let result: Arc<Mutex<Option<T>>> = Arc::default();
     let slot = result.clone();
     let finished = Arc::new(std::sync::atomic::AtomicBool::new(false));
