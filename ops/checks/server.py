@@ -130,6 +130,8 @@ class Server:
         environment = {
             "ENGRAM_LISTEN": f"127.0.0.1:{self.port}",
             "ENGRAM_DATA_DIR": str(folder / "data"),
+            # Two, so that there are messages between shards to show.
+            "ENGRAM_SHARDS": "2",
             "ENGRAM_LOG_LEVEL": "warn",
             "ENGRAM_INSECURE": "false",
             "ENGRAM_AUTH_KEYS_FILE": str(folder / "keys"),

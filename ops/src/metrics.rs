@@ -190,16 +190,13 @@ fn write_shards(status: &Status, out: &mut Exposition) {
     of_shards(status, out, Kind::Counter, cpu, |shard| shard.meters.cpu_us.get() as f64 / 1e6);
 }
 
-/// What held cores too long, where anything did.
+/// What held cores too long.
 fn write_stalls(status: &Status, out: &mut Exposition) {
     let held = |count: fn(&Stalls, Work) -> u64, out: &mut Exposition, name, unit: f64| {
         for (shard, counters) in status.shards().iter().enumerate() {
             for work in Work::ALL {
-                let value = count(&counters.stalls, work) as f64 / unit;
-                if value > 0.0 {
-                    let labels = [("shard", &*shard.to_string()), ("work", work.name())];
-                    out.sample(name, &labels, value);
-                }
+                let labels = [("shard", &*shard.to_string()), ("work", work.name())];
+                out.sample(name, &labels, count(&counters.stalls, work) as f64 / unit);
             }
         }
     };

@@ -322,6 +322,7 @@ impl Core {
             effects.drain(..).for_each(|effect| self.perform(effect));
             self.did(Work::Slice, begun);
             self.finish_local();
+            self.note_consolidation();
             match remaining {
                 Remaining::Nothing => self.work.wait().await,
                 Remaining::Foreground => sleep(SLICE_PAUSE).await,
@@ -342,6 +343,16 @@ impl Core {
         let waiting = self.shard.borrow().vectors_waiting();
         let waiting = u32::try_from(waiting).unwrap_or(u32::MAX - WAITING_FEW);
         (BUSY_PAUSE * WAITING_FEW / waiting.saturating_add(WAITING_FEW)).max(SLICE_PAUSE)
+    }
+
+    /// A consolidation that began or ended here is a phase of life.
+    fn note_consolidation(&self) {
+        let next = match (self.counters().phase(), self.shard.borrow().is_consolidating()) {
+            (Phase::Running, true) => Phase::Consolidating,
+            (Phase::Consolidating, false) => Phase::Running,
+            _ => return,
+        };
+        self.status.enter(self.me, next);
     }
 
     /// Clients of any core ask something of this shard.

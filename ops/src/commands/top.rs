@@ -92,7 +92,7 @@ fn page(address: &str, before: &Scrape, now: &Scrape, rows: usize) -> String {
     let http = "engram_http_requests_total";
     let bad = |class| now.rate(before, http, &[("status", class)]);
     line(format!(
-        "requests    {:>9}/s  4xx {:>7}/s  5xx {:>7}/s  under way {:>5}  clients {:>5}",
+        "requests    {:>9}/s  4xx {:>5}/s  5xx {:>5}/s  under way {:>4}  clients {:>5}",
         short(rate(http)),
         short(bad("4xx")),
         short(bad("5xx")),

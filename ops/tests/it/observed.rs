@@ -381,3 +381,20 @@ fn a_server_warms_up_with_what_it_was_asked() {
     let server = Server::start(&directory, &["--warm-up", "0s"]);
     assert!(!server.log().iter().any(|line| line.contains("cues of its last life")));
 }
+
+#[test]
+fn a_consolidation_is_a_phase_of_life() {
+    let folder = Folder::new();
+    let server = Server::start(&folder.0.join("data"), &[]);
+    store(&server, 50);
+    let begun = server.call("POST", "/api/v1/consolidations", &json!({"threshold": 0.9}));
+    assert_eq!(begun.status, 202);
+    let step = |from: &str, to: &str| {
+        format!("engram_phase_transitions_total{{of=\"server\",from=\"{from}\",to=\"{to}\"}} 1")
+    };
+    eventually("it began and ended", || {
+        let text = metrics(&server);
+        text.contains(&step("running", "consolidating"))
+            && text.contains(&step("consolidating", "running"))
+    });
+}

@@ -183,6 +183,11 @@ impl Runs {
 }
 
 impl Shard {
+    /// Some space is being consolidated, or a consolidation taken back.
+    pub fn is_consolidating(&self) -> bool {
+        self.runs.under_way.values().any(|run| run.run.state.is_under_way())
+    }
+
     /// Starts what a client asks of the authority.
     pub(super) fn start_consolidate(
         &mut self,
