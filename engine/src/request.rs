@@ -500,6 +500,10 @@ pub enum Code {
     MemoryBudget,
     /// 507: the disk is nearly full; reads and forgetting go on.
     DiskBudget,
+    /// 404: no such snapshot.
+    SnapshotNotFound,
+    /// 409: a snapshot is being taken.
+    SnapshotRunning,
     /// 503: the cold tier, where the content lies, can't be reached.
     ColdUnavailable,
 }

@@ -38,6 +38,12 @@ pub trait Backend: Clone + 'static {
     /// asks for this, whatever it is.
     fn admit(&self, demand: Demand) -> Result<(), Rejection>;
 
+    /// Does something about snapshots; the answer is JSON as clients see it.
+    fn snapshots(
+        &self,
+        ask: SnapshotAsk,
+    ) -> impl Future<Output = Result<serde_json::Value, Rejection>> + 'static;
+
     /// Where the server is in its life.
     fn readiness(&self) -> Readiness;
 
@@ -63,6 +69,26 @@ pub enum Demand {
     Growth,
     /// Anything else.
     Other,
+}
+
+/// What is asked about snapshots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SnapshotAsk {
+    /// Take one.
+    Start {
+        /// Its name; made by the server where none is given.
+        name: Option<String>,
+        /// How many are kept, this one included; `None`: all.
+        keep: Option<u64>,
+        /// It is read back before older ones are removed.
+        verify: bool,
+    },
+    /// All of them.
+    List,
+    /// One of them.
+    Read(String),
+    /// Remove one.
+    Delete(String),
 }
 
 /// Where the server is in its life, and whether traffic should come.

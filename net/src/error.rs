@@ -51,7 +51,6 @@ faults! {
     IdempotencyConflict 422 "idempotency_key_reused" "The idempotency key came with another body before"
     HeadTooLarge 431 "head_too_large" "The head of the request is larger than allowed"
     OverCapacity 503 "over_capacity" "The server holds as much as it can"
-    NotImplemented 501 "not_implemented" "This server does not do that yet"
 }
 
 struct Row {
@@ -83,6 +82,8 @@ fn engine_row(code: Code) -> Row {
         Code::Unreadable => (500, "unreadable", "A record can't be read back"),
         Code::MemoryBudget => (507, "memory_budget", "The memory budget is reached"),
         Code::DiskBudget => (507, "disk_budget", "The disk is nearly full"),
+        Code::SnapshotNotFound => (404, "snapshot_not_found", "There is no such snapshot"),
+        Code::SnapshotRunning => (409, "snapshot_running", "A snapshot is being taken"),
         Code::ColdUnavailable => {
             (503, "cold_unavailable", "The cold tier, where the content lies, can't be reached")
         }
@@ -91,7 +92,7 @@ fn engine_row(code: Code) -> Row {
 }
 
 /// The engine's codes in the order of their table.
-pub const ENGINE_CODES: [Code; 17] = [
+pub const ENGINE_CODES: [Code; 19] = [
     Code::NotFound,
     Code::SpaceNotFound,
     Code::AlreadyExists,
@@ -108,6 +109,8 @@ pub const ENGINE_CODES: [Code; 17] = [
     Code::Unreadable,
     Code::MemoryBudget,
     Code::DiskBudget,
+    Code::SnapshotNotFound,
+    Code::SnapshotRunning,
     Code::ColdUnavailable,
 ];
 

@@ -15,7 +15,7 @@ mod metrics;
 mod server;
 pub mod trace;
 
-pub use backend::{Backend, Demand, Readiness};
+pub use backend::{Backend, Demand, Readiness, SnapshotAsk};
 pub use metrics::Registry;
 pub use server::descriptors::connections_per_core;
 pub use server::entrance::Entrance;

@@ -17,11 +17,12 @@ use engram_engine::request::{Answer, Code, Rejection, Request};
 use engram_engine::trace::Trace;
 use engram_net::exposition::Exposition;
 use engram_net::trace::TraceCounts;
-use engram_net::{Backend, Demand, Readiness};
-use engram_shards::{Handle, Status};
+use engram_net::{Backend, Demand, Readiness, SnapshotAsk};
+use engram_shards::{Handle, Status, Wanted};
 use serde_json::Value;
 
 use crate::budget::Readings;
+use crate::cold;
 use crate::metrics;
 use crate::warm::{self, HotCues};
 
@@ -130,6 +131,24 @@ impl Backend for Core {
         }
     }
 
+    fn snapshots(
+        &self,
+        ask: SnapshotAsk,
+    ) -> impl Future<Output = Result<Value, Rejection>> + 'static {
+        let handle = self.handle.clone();
+        async move {
+            match ask {
+                SnapshotAsk::Start { name, keep, verify } => {
+                    let keep = keep.map(|keep| usize::try_from(keep).unwrap_or(usize::MAX));
+                    handle.start_snapshot(Wanted { name, keep, verify }).await
+                }
+                SnapshotAsk::List => handle.list_snapshots().await,
+                SnapshotAsk::Read(name) => handle.read_snapshot(name).await,
+                SnapshotAsk::Delete(name) => handle.remove_snapshot(name).await,
+            }
+        }
+    }
+
     fn readiness(&self) -> Readiness {
         readiness(self.handle.status())
     }
@@ -148,6 +167,7 @@ impl Backend for Core {
 
     fn metrics(&self, out: &mut Exposition) {
         metrics::write(self.handle.status(), &self.shared, out);
+        cold::write(self.handle.cold(), out);
     }
 }
 

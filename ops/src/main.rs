@@ -9,6 +9,7 @@ mod arguments;
 mod backend;
 mod budget;
 mod client;
+mod cold;
 mod commands;
 mod evaluation;
 mod failure;

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use engram_cold::{ColdUrl, Limits as ColdLimits, Tier};
 use engram_engine::phase::Phase;
 use engram_engine::request::Wait;
 use engram_net::auth::Auth;
@@ -88,6 +89,37 @@ pub struct Plan {
     pub warm_up: Duration,
     /// Traces, where somebody wants them.
     pub tracing: Option<Tracing>,
+    /// The cold tier.
+    pub cold: Cold,
+}
+
+/// The cold tier of a server.
+#[derive(Clone, Debug)]
+pub struct Cold {
+    /// Where it is.
+    pub url: ColdUrl,
+    /// What it may use.
+    pub limits: ColdLimits,
+    /// Pause between two sweeps.
+    pub sweep_pause: Duration,
+}
+
+impl Cold {
+    /// The tier for a command that opens a directory by itself.
+    pub fn of(url: ColdUrl) -> Self {
+        Self { url, limits: ColdLimits::default(), sweep_pause: Duration::from_secs(60) }
+    }
+
+    fn tier(&self) -> Result<Arc<Tier>, Failure> {
+        let tier = Tier::new(self.url.clone(), self.limits);
+        Ok(Arc::new(tier.map_err(Failure::because("the cold tier can't be used"))?))
+    }
+}
+
+/// The cold tier of a data directory where none is named.
+pub fn cold_folder(data_dir: &Path) -> ColdUrl {
+    let folder = data_dir.join("cold");
+    ColdUrl::folder(&std::path::absolute(&folder).unwrap_or(folder))
 }
 
 /// A server that runs.
@@ -161,6 +193,8 @@ impl Server {
                 grace: plan.grace,
             },
             directory,
+            cold: plan.cold.tier()?,
+            sweep_pause: plan.cold.sweep_pause,
         };
         let topology =
             serde_json::to_value(&report).map_err(Failure::because("the topology is no JSON"))?;
@@ -295,7 +329,7 @@ fn options(plan: &Plan, shards: u16) -> Options {
 ///
 /// # Errors
 /// As [`Server::start`] and [`Server::join`].
-pub fn open_directory(directory: &Path) -> Result<Server, Failure> {
+pub fn open_directory(directory: &Path, cold: Cold) -> Result<Server, Failure> {
     let server = Server::start(&Plan {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         data_dir: directory.to_owned(),
@@ -313,6 +347,7 @@ pub fn open_directory(directory: &Path) -> Result<Server, Failure> {
         slow_recall: Duration::MAX,
         warm_up: Duration::ZERO,
         tracing: None,
+        cold,
     })?;
     if server.wait_until_ready() {
         return Ok(server);

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use engram_cold::ColdUrl;
 
 use crate::arguments::{Origin, Origins};
 use crate::client::{Client, Options, Url};
@@ -25,6 +26,9 @@ pub struct Target {
     /// Data directory to work on where no server holds it
     #[arg(long, value_name = "DIR", conflicts_with = "url")]
     pub data_dir: Option<PathBuf>,
+    /// Cold tier of that directory [default: its folder cold]
+    #[arg(long, value_name = "URL")]
+    pub cold_url: Option<ColdUrl>,
     /// Space of the memories
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub space: String,
@@ -63,7 +67,10 @@ impl Target {
     /// Where the directory is held or damaged.
     pub fn open(&self, origins: &Origins) -> Result<Opened, Failure> {
         let server = match self.directory(origins) {
-            Some(directory) => Some(server::open_directory(directory)?),
+            Some(directory) => {
+                let url = self.cold_url.clone().unwrap_or_else(|| server::cold_folder(directory));
+                Some(server::open_directory(directory, server::Cold::of(url))?)
+            }
             None => None,
         };
         let url = match (&server, &self.url) {

@@ -8,6 +8,7 @@
 //!
 //! *Not here*: what HTTP adds (`net/benches`).
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engram_engine::model::SpaceName;
@@ -52,7 +53,11 @@ fn measure(shards: u16, spin: Duration) {
     let place = |cpu| CorePlace { cpu: Some(cpu), node: None, spin };
     let places = (0..u32::from(shards)).map(place).collect();
     let images = ImageOptions { fast: None, memory_bytes: 0, grace: Duration::ZERO };
-    let config = Config { directory, places, cache_bytes: 1 << 20, images };
+    let folder = engram_cold::ColdUrl::folder(&directory.path().join("cold"));
+    let cold = engram_cold::Tier::new(folder, engram_cold::Limits::default());
+    let cold = Arc::new(cold.expect("a folder needs no settings"));
+    let sweep_pause = Duration::from_secs(60);
+    let config = Config { directory, places, cache_bytes: 1 << 20, images, cold, sweep_pause };
     let running = start(config, move |handle| run(handle, shards, spin));
     running.expect("the shards start").join().expect("the shards end");
 }

@@ -20,7 +20,7 @@ use engram_engine::mesh::{Ask, Message};
 use engram_engine::model::Timestamp;
 use engram_engine::phase::Phase;
 use engram_engine::request::{Answer, Code, Rejection, Request};
-use engram_engine::shard::{ColdFailure, Effect, Event, FetchId, Remaining, Shard, Ticket};
+use engram_engine::shard::{Effect, Event, FetchId, Remaining, Shard, Ticket};
 use engram_engine::space::LogAddress;
 use engram_engine::trace::Trace;
 use flume::Receiver;
@@ -28,6 +28,7 @@ use glommio::timer::sleep;
 
 use crate::admission::{Admission, Permit};
 use crate::cache::Cache;
+use crate::cold::ColdTier;
 use crate::directory::{Directory, Manifest};
 use crate::log::Log;
 use crate::mesh::{Delivery, Outbox};
@@ -60,8 +61,6 @@ const GAUGE_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before a full inbox is tried again.
 const RETRY_PAUSE: Duration = Duration::from_micros(50);
 
-const NO_COLD_TIER: &str = "this server has no cold tier";
-
 type Outcome = Result<Answer, Rejection>;
 
 #[derive(Default)]
@@ -78,6 +77,7 @@ pub(crate) struct Core {
     pub(crate) status: Arc<Status>,
     outbox: Outbox,
     admission: Rc<Admission>,
+    pub(crate) cold: Arc<ColdTier>,
     cache: RefCell<Cache>,
     waiters: RefCell<HashMap<u64, Waiter>>,
     next_ticket: Cell<u64>,
@@ -93,6 +93,13 @@ pub(crate) struct Core {
     pub(crate) last_set: Cell<u64>,
 }
 
+/// What a core has beside its shard and its log.
+pub(crate) struct Means {
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) cold: Arc<ColdTier>,
+    pub(crate) cache_bytes: usize,
+}
+
 impl Core {
     pub(crate) fn new(
         me: ShardIx,
@@ -100,9 +107,9 @@ impl Core {
         log: Log<RingDisk>,
         status: Arc<Status>,
         outbox: Outbox,
-        directory: Arc<Directory>,
-        cache_bytes: usize,
+        means: Means,
     ) -> Rc<Self> {
+        let Means { directory, cold, cache_bytes } = means;
         Rc::new(Self {
             me,
             shard: RefCell::new(shard),
@@ -110,6 +117,7 @@ impl Core {
             status,
             outbox,
             admission: Admission::new(now),
+            cold,
             cache: RefCell::new(Cache::new(cache_bytes)),
             waiters: RefCell::default(),
             next_ticket: Cell::new(0),
@@ -190,13 +198,11 @@ impl Core {
                 }
             }
             Effect::Fetch { fetch, address, tail } => self.fetch(fetch, address, tail),
-            Effect::FetchCold { fetch, .. } => {
-                let bytes = Err(ColdFailure::Unreachable(NO_COLD_TIER.to_owned()));
-                self.pending.borrow_mut().push_back(Event::FetchedCold { fetch, bytes });
+            Effect::FetchCold { fetch, address } => {
+                self.cold.fetch(self.me.index(), fetch, address);
             }
-            Effect::StoreCold { segment, .. } => {
-                let outcome = Err(NO_COLD_TIER.to_owned());
-                self.pending.borrow_mut().push_back(Event::StoredCold { segment, outcome });
+            Effect::StoreCold { segment, records, blocks } => {
+                self.cold.store(self.me.index(), segment, records, blocks);
             }
             Effect::Reply { ticket, outcome } => {
                 if let Ok(Answer::Recalled(recalled)) = &outcome {
@@ -444,14 +450,15 @@ pub(crate) fn now() -> Timestamp {
 pub struct Handle {
     me: ShardIx,
     status: Arc<Status>,
+    cold: Arc<ColdTier>,
     /// Empty until the log was read.
     core: Rc<OnceCell<Rc<Core>>>,
     opened: Rc<Cell<bool>>,
 }
 
 impl Handle {
-    pub(crate) fn new(me: ShardIx, status: Arc<Status>) -> Self {
-        Self { me, status, core: Rc::default(), opened: Rc::default() }
+    pub(crate) fn new(me: ShardIx, status: Arc<Status>, cold: Arc<ColdTier>) -> Self {
+        Self { me, status, cold, core: Rc::default(), opened: Rc::default() }
     }
 
     /// The log was read: there is a shard to ask.
@@ -554,6 +561,17 @@ impl Handle {
     /// As a write of them.
     pub fn admits_growth(&self) -> Result<(), Rejection> {
         self.core.get().map_or(Ok(()), |core| core.shard.borrow().check_growable())
+    }
+
+    /// The shard serves.
+    pub(crate) fn check_running(&self) -> Result<(), Rejection> {
+        let core = self.core.get().filter(|core| core.can_be_asked());
+        core.map(|_| ()).ok_or_else(unavailable)
+    }
+
+    /// The cold tier.
+    pub fn cold(&self) -> &Arc<ColdTier> {
+        &self.cold
     }
 
     /// This core's shard.

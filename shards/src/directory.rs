@@ -128,7 +128,7 @@ pub(crate) fn make_directory(path: &Path) -> Result<(), ShardsError> {
     }
 }
 
-fn take_lock(path: &Path) -> Result<File, ShardsError> {
+pub(crate) fn take_lock(path: &Path) -> Result<File, ShardsError> {
     let lock_path = path.join("lock");
     let mut file = OpenOptions::new()
         .read(true)
@@ -171,8 +171,11 @@ pub async fn read_or_make_manifest<D: Disk>(
     Ok(manifest)
 }
 
+/// Name of the manifest.
+const MANIFEST: &str = "manifest.json";
+
 fn manifest_path(directory: &Path) -> PathBuf {
-    directory.join("manifest.json")
+    directory.join(MANIFEST)
 }
 
 fn parse_manifest(path: &Path, bytes: &[u8]) -> Result<Manifest, ShardsError> {
@@ -215,11 +218,24 @@ pub async fn write_manifest<D: Disk>(
     directory: &Path,
     manifest: &Manifest,
 ) -> Result<(), ShardsError> {
-    let (path, new) = (manifest_path(directory), directory.join("manifest.json.new"));
     let mut text = serde_json::to_vec_pretty(manifest).expect("a manifest always has a text");
     text.push(b'\n');
-    let file = disk.create(&new, text.len() as u64).await?;
-    disk.write(&file, 0, &text).await?;
+    write_durably(disk, directory, MANIFEST, &text).await
+}
+
+/// Writes a file of the directory beside its name, syncs it and gives it its name.
+///
+/// # Errors
+/// [`ShardsError::Io`]; then it is the old one or the new one.
+pub async fn write_durably<D: Disk>(
+    disk: &D,
+    directory: &Path,
+    name: &str,
+    bytes: &[u8],
+) -> Result<(), ShardsError> {
+    let (path, new) = (directory.join(name), directory.join(format!("{name}.new")));
+    let file = disk.create(&new, bytes.len() as u64).await?;
+    disk.write(&file, 0, bytes).await?;
     disk.sync(&file).await?;
     disk.close(file).await;
     disk.rename(&new, &path).await?;

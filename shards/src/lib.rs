@@ -7,6 +7,7 @@
 
 mod admission;
 mod cache;
+mod cold;
 mod core;
 mod directory;
 pub mod disk;
@@ -25,11 +26,13 @@ mod ring;
 mod room;
 mod run;
 pub mod segment;
+mod snapshot;
 mod stall;
 mod status;
 mod watchdog;
 
 pub use crate::core::Handle;
+pub use cold::ColdTier;
 pub use directory::{Directory, Manifest};
 pub use error::ShardsError;
 pub use images::{ImageOptions, ImageTier};
@@ -41,5 +44,8 @@ pub use ring::RingDisk;
 pub use room::{Room, Rooms};
 pub use run::{Config, CorePlace, Running, start};
 pub use segment::DISK_RESERVE_BYTES;
+pub use snapshot::{
+    Copied, SnapshotError, SnapshotManifest, Wanted, restore, snapshot_names, verify,
+};
 pub use stall::{HELD_MAX, Stalls, Work};
 pub use status::{Counters, Status};

@@ -83,6 +83,18 @@ pub struct Log<D: Disk> {
     flushing: Cell<bool>,
     log_bytes: Cell<u64>,
     last_place: Cell<LogPlace>,
+    durable: Cell<Durable>,
+}
+
+/// How far a log is on stable storage.
+#[derive(Clone, Copy, Debug)]
+pub struct Durable {
+    /// Every record up to this one is.
+    pub sequence: u64,
+    /// The last segment with such records; earlier ones are whole.
+    pub segment: u32,
+    /// Where they end in it.
+    pub end: u64,
 }
 
 struct NextRecord {
@@ -117,7 +129,22 @@ impl<D: Disk> Log<D> {
             flushing: Cell::new(false),
             log_bytes: Cell::new(start.log_bytes),
             last_place: Cell::new(start.last_place),
+            durable: Cell::new(Durable {
+                sequence: start.last_sequence,
+                segment: start.header.segment - 1,
+                end: u64::MAX,
+            }),
         }
+    }
+
+    /// How far it is on stable storage.
+    pub fn durable(&self) -> Durable {
+        self.durable.get()
+    }
+
+    /// Where its segments are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Bytes of all segments.
@@ -206,6 +233,8 @@ impl<D: Disk> Log<D> {
         self.log_bytes.set(self.log_bytes.get() + bytes);
         let place = LogPlace { segment: batch.segment, nonce: self.header.nonce, ..self.place() };
         self.last_place.set(place);
+        let (sequence, segment) = (batch.last_sequence, batch.segment);
+        self.durable.set(Durable { sequence, segment, end: batch.offset + bytes });
         Ok(Flushed { sequence: batch.last_sequence, bytes })
     }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+use engram_cold::Tier;
 use engram_engine::key::{Partitioner, ShardIx};
 use engram_engine::phase::Phase;
 use engram_engine::shard::{Event, Shard, ShardConfig};
@@ -19,7 +20,8 @@ use glommio::{
     ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, PoolPlacement, Shares,
 };
 
-use crate::core::{Core, Handle, now};
+use crate::cold::{ColdTier, ToCore, run_sweeps};
+use crate::core::{Core, Handle, Means, now};
 use crate::directory::Directory;
 use crate::error::ShardsError;
 use crate::images::{self, ImageOptions, Images};
@@ -54,6 +56,10 @@ pub struct Config {
     pub cache_bytes: usize,
     /// How images are made.
     pub images: ImageOptions,
+    /// The cold tier.
+    pub cold: Arc<Tier>,
+    /// Pause between two sweeps, in which what expired is forgotten and the cold tier is tidied.
+    pub sweep_pause: Duration,
 }
 
 /// How long records are replayed before sockets get their turn.
@@ -124,6 +130,8 @@ where
     let (rooms, changes) = Rooms::new(manifest.shards);
     let images = Arc::new(Images::new(&config.directory, config.images));
     let image_folder = images.folder().map(Path::to_owned);
+    let (cold, told) = ColdTier::open(&config.directory, config.cold)?;
+    let mut told = told.into_iter();
     let directory = Arc::new(config.directory);
     let mut alarms = watchdog::start(status.clone(), &senders).into_iter();
     let mut executors = Vec::new();
@@ -141,6 +149,9 @@ where
             serving: serving.clone(),
             images: images.clone(),
             cache_bytes: config.cache_bytes,
+            cold: cold.clone(),
+            told: told.next().expect("one for each shard"),
+            sweep_pause: config.sweep_pause,
         };
         let serve = serve.clone();
         let executor = LocalExecutorBuilder::new(placement(place))
@@ -176,6 +187,9 @@ struct ShardStart {
     serving: Arc<AtomicU16>,
     images: Arc<Images>,
     cache_bytes: usize,
+    cold: Arc<ColdTier>,
+    told: Receiver<ToCore>,
+    sweep_pause: Duration,
 }
 
 /// A core from its first moment to its last: its sockets are served before and after its shard is.
@@ -185,7 +199,7 @@ where
     S: Future<Output = ()> + 'static,
 {
     let (me, status) = (start.me, start.status.clone());
-    let handle = Handle::new(me, status.clone());
+    let handle = Handle::new(me, status.clone(), start.cold.clone());
     let sockets = glommio::spawn_local(serve(handle.clone()));
     if let Err(error) = rise(&start, &handle).await {
         status.life().fail(error);
@@ -211,15 +225,12 @@ async fn rise(start: &ShardStart, handle: &Handle) -> Result<(), ShardsError> {
     start.status.enter(me, Phase::Recovering);
     let Some((shard, log)) = recover(start, &folder).await? else { return Ok(()) };
     let outbox = Outbox::new(me, start.outbox.clone());
-    let core = Core::new(
-        me,
-        shard,
-        log,
-        start.status.clone(),
-        outbox,
-        start.directory.clone(),
-        start.cache_bytes,
-    );
+    let means = Means {
+        directory: start.directory.clone(),
+        cold: start.cold.clone(),
+        cache_bytes: start.cache_bytes,
+    };
+    let core = Core::new(me, shard, log, start.status.clone(), outbox, means);
     let messages = glommio::executor().create_task_queue(
         Shares::Static(1000),
         Latency::Matters(PREEMPT_TIMER),
@@ -233,6 +244,9 @@ async fn rise(start: &ShardStart, handle: &Handle) -> Result<(), ShardsError> {
     glommio::spawn_local_into(alarm, messages)
         .map_err(|error| ShardsError::Executor { reason: error.to_string() })?
         .detach();
+    glommio::spawn_local_into(core.clone().run_cold(start.told.clone()), messages)
+        .map_err(|error| ShardsError::Executor { reason: error.to_string() })?
+        .detach();
     glommio::spawn_local(core.clone().run_outbox()).detach();
     glommio::spawn_local(core.clone().run_log()).detach();
     glommio::spawn_local(core.clone().run_ticks()).detach();
@@ -241,6 +255,9 @@ async fn rise(start: &ShardStart, handle: &Handle) -> Result<(), ShardsError> {
     glommio::spawn_local(core.clone().run_gauges(start.inbox.clone())).detach();
     glommio::spawn_local(images::run(core.clone(), start.images.clone())).detach();
     handle.recovered(core.clone());
+    if me == ShardIx(0) {
+        glommio::spawn_local(run_sweeps(handle.clone(), start.sweep_pause)).detach();
+    }
     glommio::spawn_local(exchange_and_open(core, handle.clone())).detach();
     Ok(())
 }

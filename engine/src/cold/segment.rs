@@ -56,19 +56,23 @@ pub fn pack(id: ColdSegmentId, records: u32, blocks: &[Vec<u8>]) -> (Vec<u8>, Ve
     out.extend_from_slice(&checksum.to_le_bytes());
     let mut extents = Vec::with_capacity(blocks.len());
     for raw in blocks {
-        assert!(raw.len() <= BLOCK_RAW_BYTES_MAX, "records are bounded by the limits");
         let offset = length(out.len());
-        let packed = compress_to_vec(raw.as_slice(), CompressionLevel::Fastest);
-        let mut head = [0; BLOCK_HEADER_BYTES];
-        head[4..8].copy_from_slice(&length(packed.len()).to_le_bytes());
-        head[8..12].copy_from_slice(&length(raw.len()).to_le_bytes());
-        let checksum = crc32c::crc32c_append(crc32c::crc32c(&head[4..]), &packed);
-        head[..4].copy_from_slice(&checksum.to_le_bytes());
-        out.extend_from_slice(&head);
-        out.extend_from_slice(&packed);
+        out.extend_from_slice(&pack_block(raw));
         extents.push(Extent { offset, bytes: length(out.len()) - offset });
     }
     (out, extents)
+}
+
+/// Packs one block, header included.
+pub fn pack_block(raw: &[u8]) -> Vec<u8> {
+    assert!(raw.len() <= BLOCK_RAW_BYTES_MAX, "records and parts are bounded");
+    let packed = compress_to_vec(raw, CompressionLevel::Fastest);
+    let mut head = [0; BLOCK_HEADER_BYTES];
+    head[4..8].copy_from_slice(&length(packed.len()).to_le_bytes());
+    head[8..12].copy_from_slice(&length(raw.len()).to_le_bytes());
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(&head[4..]), &packed);
+    head[..4].copy_from_slice(&checksum.to_le_bytes());
+    [&head[..], &packed].concat()
 }
 
 fn length(length: usize) -> u32 {

@@ -1,4 +1,4 @@
-//! Forgetting many memories at once.
+//! Forgetting many memories at once, and moving many to the cold tier.
 //!
 //! *Invariants*: a dry run changes nothing and counts what would go; an empty filter is refused.
 //!
@@ -43,6 +43,50 @@ pub async fn forget<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
     Ok(Answered::json(to_json(&Forgotten { forgotten, dry_run })))
 }
 
+#[derive(Serialize)]
+struct Demoted {
+    demoted: u64,
+    dry_run: bool,
+}
+
+/// Moves what a request names to the cold tier, or counts it.
+///
+/// # Errors
+/// Where the request does not fit, or the cold tier can't be written; what was moved until then
+/// stays so.
+pub async fn demote<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
+    let query = call.query()?;
+    let space = call.space(&query)?;
+    let forget::Forget { chosen, dry_run } = call.json(forget::read).await?;
+    let demoted = match (chosen, dry_run) {
+        (chosen, true) => count(call, space, chosen).await?,
+        (Chosen::Ids(ids), false) => demote_ids(call, &space, ids).await?,
+        (Chosen::Filter(filter), false) => {
+            let (mut demoted, mut cursor) = (0, None);
+            loop {
+                let (ids, next) = page(call, &space, &filter, cursor).await?;
+                demoted += demote_ids(call, &space, ids).await?;
+                match next {
+                    Some(next) => cursor = Some(next),
+                    None => break demoted,
+                }
+            }
+        }
+    };
+    Ok(Answered::json(to_json(&Demoted { demoted, dry_run })))
+}
+
+async fn demote_ids<B: Backend>(
+    call: &Call<'_, B>,
+    space: &SpaceName,
+    ids: Vec<MemoryId>,
+) -> Checked<u64> {
+    match call.ask(Request::Demote { space: space.clone(), ids }).await? {
+        Answer::Demoted(count) => Ok(count),
+        other => unexpected(&other),
+    }
+}
+
 async fn count<B: Backend>(call: &Call<'_, B>, space: SpaceName, chosen: Chosen) -> Checked<u64> {
     let filter = match chosen {
         Chosen::Filter(filter) => filter,
@@ -63,23 +107,34 @@ async fn forget_filtered<B: Backend>(
     let mut forgotten = 0;
     let mut cursor = None;
     loop {
-        let request = Request::List {
-            space: space.clone(),
-            limit: limits::PAGE_MEMORIES_MAX,
-            cursor,
-            filter: filter.clone(),
-            with: With::NONE,
-        };
-        let (memories, next) = match call.ask(request).await? {
-            Answer::Page { memories, next_cursor } => (memories, next_cursor),
-            other => unexpected(&other),
-        };
-        let ids = memories.into_iter().map(|memory| memory.id).collect();
+        let (ids, next) = page(call, space, &filter, cursor).await?;
         forgotten += forget_ids(call, space, ids, wait).await?;
         match next {
             Some(next) => cursor = Some(next),
             None => return Ok(forgotten),
         }
+    }
+}
+
+/// The next ids that pass, and where those after them begin.
+async fn page<B: Backend>(
+    call: &Call<'_, B>,
+    space: &SpaceName,
+    filter: &Filter,
+    cursor: Option<String>,
+) -> Checked<(Vec<MemoryId>, Option<String>)> {
+    let request = Request::List {
+        space: space.clone(),
+        limit: limits::PAGE_MEMORIES_MAX,
+        cursor,
+        filter: filter.clone(),
+        with: With::NONE,
+    };
+    match call.ask(request).await? {
+        Answer::Page { memories, next_cursor } => {
+            Ok((memories.into_iter().map(|memory| memory.id).collect(), next_cursor))
+        }
+        other => unexpected(&other),
     }
 }
 

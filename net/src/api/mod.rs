@@ -16,6 +16,7 @@ pub mod operations;
 pub mod route;
 pub mod service;
 pub mod slice;
+pub mod snapshots;
 pub mod together;
 pub mod uri;
 pub mod uuid;

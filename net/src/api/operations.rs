@@ -20,9 +20,9 @@ use super::route::Operation;
 use super::slice::Slice;
 use super::together;
 use super::uri::{encoded_segment, invalid};
-use super::{consolidate, forget, health, idempotency, ndjson};
+use super::{consolidate, forget, health, idempotency, ndjson, snapshots};
 use crate::backend::Backend;
-use crate::error::{Checked, Fault, Problem};
+use crate::error::{Checked, Problem};
 use crate::json::reader::{Reader, document};
 use crate::json::{link, memory, recall, reinforce, space, view};
 
@@ -69,14 +69,12 @@ pub async fn perform<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
         Operation::ListConsolidations => consolidate::list(call).await,
         Operation::GetConsolidation => consolidate::get(call).await,
         Operation::UndoConsolidation => consolidate::undo(call).await,
-        Operation::StartSnapshot
-        | Operation::ListSnapshots
-        | Operation::GetSnapshot
-        | Operation::PutSnapshot
-        | Operation::DeleteSnapshot => {
-            let detail = "this server does not do that yet";
-            Err(Problem::new(Fault::NotImplemented, detail))
-        }
+        Operation::Demote => forget::demote(call).await,
+        Operation::StartSnapshot => snapshots::start(call, false).await,
+        Operation::PutSnapshot => snapshots::start(call, true).await,
+        Operation::ListSnapshots => snapshots::list(call).await,
+        Operation::GetSnapshot => snapshots::read(call).await,
+        Operation::DeleteSnapshot => snapshots::delete(call).await,
     }
 }
 

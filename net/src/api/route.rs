@@ -51,6 +51,7 @@ operations! {
     RecallBatch "recall_batch" POST "/api/v1/recall/batch" ["space"] Read
     Reinforce "reinforce" POST "/api/v1/reinforce" ["space" "wait"] Write
     Forget "forget" POST "/api/v1/forget" ["space" "wait"] Write
+    Demote "demote" POST "/api/v1/demote" ["space"] Write
     StartConsolidation "start_consolidation" POST "/api/v1/consolidations" ["space"] Admin
     ListConsolidations "list_consolidations" GET "/api/v1/consolidations" ["space"] Read
     GetConsolidation "get_consolidation" GET "/api/v1/consolidations/{run}" ["space"] Read

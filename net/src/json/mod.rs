@@ -13,6 +13,7 @@ pub mod memory;
 pub mod reader;
 pub mod recall;
 pub mod reinforce;
+pub mod snapshot;
 pub mod space;
 pub mod time;
 pub mod view;

@@ -20,7 +20,7 @@ use engram_engine::request::{
 use engram_engine::shard::ConsolidateAsk;
 use engram_engine::trace::Trace;
 use engram_net::exposition::{Exposition, Kind};
-use engram_net::{Backend, Demand, Readiness};
+use engram_net::{Backend, Demand, Readiness, SnapshotAsk};
 
 /// What the test may see and set from its own thread.
 #[derive(Clone, Debug, Default)]
@@ -301,6 +301,20 @@ impl Backend for Fake {
 
     fn admit(&self, _: Demand) -> Result<(), Rejection> {
         Ok(())
+    }
+
+    fn snapshots(
+        &self,
+        ask: SnapshotAsk,
+    ) -> impl Future<Output = Result<serde_json::Value, Rejection>> + 'static {
+        let view = |name: &str| serde_json::json!({"name": name, "state": "done"});
+        std::future::ready(match ask {
+            SnapshotAsk::Start { name, .. } => Ok(view(name.as_deref().unwrap_or("made"))),
+            SnapshotAsk::List => Ok(serde_json::json!({"snapshots": [view("made")]})),
+            SnapshotAsk::Read(name) => Ok(view(&name)),
+            SnapshotAsk::Delete(name) if name == "made" => Ok(serde_json::Value::Null),
+            SnapshotAsk::Delete(_) => Err(no_memory()),
+        })
     }
 
     fn readiness(&self) -> Readiness {

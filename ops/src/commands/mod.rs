@@ -17,7 +17,9 @@ mod man;
 mod output;
 mod query;
 mod recall;
+mod restore;
 mod serve;
+mod snapshot;
 mod top;
 mod topology;
 
@@ -45,6 +47,10 @@ pub enum Subcommand {
     Evaluate(Box<evaluate::Evaluate>),
     /// Measure a server of its own under a mixed load, on a temporary directory
     Benchmark(benchmark::Benchmark),
+    /// Take a snapshot into the cold tier
+    Snapshot(snapshot::Snapshot),
+    /// Make a data directory from a snapshot
+    Restore(restore::Restore),
     /// Show what a server does, as a page that is drawn again and again
     Top(top::Top),
     /// Show the machine and where shards go on it
@@ -81,6 +87,8 @@ impl Subcommand {
             Self::Consolidate(consolidate) => consolidate.run(origins),
             Self::Evaluate(evaluate) => evaluate.run(origins),
             Self::Benchmark(benchmark) => benchmark.run(),
+            Self::Snapshot(snapshot) => snapshot.run(origins),
+            Self::Restore(restore) => restore.run(),
             Self::Top(top) => top.run(),
             Self::Topology(topology) => topology.run(origins),
             Self::Doctor(doctor) => doctor.run(),

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use engram_cold::{ColdUrl, Limits};
 use engram_engine::request;
 use engram_net::auth::{Auth, KeysFile};
 use engram_platform::sockets::SocketWay;
@@ -22,7 +23,9 @@ use super::load::Wait;
 use crate::arguments::{self, Arguments, Engram, Refused};
 use crate::failure::{Failure, Status};
 use crate::logger::{self, Format, Level};
-use crate::server::{Plan, Reshard, Server, Stopper, default_fast_dir, memory_bytes};
+use crate::server::{
+    Cold, Plan, Reshard, Server, Stopper, cold_folder, default_fast_dir, memory_bytes,
+};
 use crate::traces::Exporter;
 use crate::units::{self, duration_text};
 
@@ -50,9 +53,23 @@ pub struct Settings {
     /// Folder on tmpfs of images for a fast restart, or none [default: /dev/shm where it is]
     #[arg(long, value_name = "DIR")]
     fast_dir: Option<PathBuf>,
-    /// Where memories go that are seldom recalled; without effect in this version
+    /// Where seldom recalled memories and snapshots go: file:///folder or s3://bucket/prefix
+    /// [default: the folder cold of the data]
     #[arg(long, value_name = "URL")]
-    cold_url: Option<String>,
+    cold_url: Option<ColdUrl>,
+    /// Most bytes of cold segments, such as 500GiB [default: no limit]
+    #[arg(long, value_name = "BYTES", value_parser = units::bytes)]
+    cold_limit: Option<u64>,
+    /// Requests to the cold tier at a time
+    #[arg(long, value_name = "COUNT", default_value = "4",
+          value_parser = clap::value_parser!(u16).range(1..=64))]
+    cold_requests: u16,
+    /// How long one request to the cold tier may take
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = units::duration)]
+    cold_timeout: Duration,
+    /// Pause between sweeps, which forget what expired and free the cold tier of what is forgotten
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = units::duration)]
+    sweep_interval: Duration,
     /// CPUs to use, such as 2-7 [default: those that the process may use]
     #[arg(long, value_name = "LIST")]
     cpus: Option<CpuList>,
@@ -120,7 +137,11 @@ impl Settings {
             ("listen", self.listen.to_string()),
             ("data-dir", self.data_dir().display().to_string()),
             ("fast-dir", path(&self.fast_dir())),
-            ("cold-url", or(self.cold_url.clone(), "none")),
+            ("cold-url", self.cold_url().to_string()),
+            ("cold-limit", or(self.cold_limit.map(|bytes| format!("{}MiB", bytes >> 20)), "none")),
+            ("cold-requests", self.cold_requests.to_string()),
+            ("cold-timeout", duration_text(self.cold_timeout)),
+            ("sweep-interval", duration_text(self.sweep_interval)),
             ("cpus", or(self.cpus.as_ref().map(ToString::to_string), "allowed")),
             ("shards", or(self.shards.map(|count| count.to_string()), "by cores")),
             ("reshard", name_of(&self.reshard)),
@@ -151,6 +172,20 @@ impl Settings {
             Some(folder) => Some(folder.clone()),
             None => default_fast_dir(),
         }
+    }
+
+    fn cold_url(&self) -> ColdUrl {
+        self.cold_url.clone().unwrap_or_else(|| cold_folder(&self.data_dir()))
+    }
+
+    fn cold(&self) -> Cold {
+        let limits = Limits {
+            requests_max: usize::from(self.cold_requests),
+            request_timeout: self.cold_timeout,
+            patience: self.cold_timeout * 3 / 2,
+            bytes_max: self.cold_limit,
+        };
+        Cold { url: self.cold_url(), limits, sweep_pause: self.sweep_interval }
     }
 
     fn log_format(&self) -> Format {
@@ -184,13 +219,8 @@ impl Settings {
             slow_recall: self.slow_recall,
             warm_up: self.warm_up,
             tracing: None,
+            cold: self.cold(),
         })
-    }
-
-    fn warn_of_idle_settings(&self) {
-        if self.cold_url.is_some() {
-            log::warn!("--cold-url has no effect in this version: all data are in --data-dir");
-        }
     }
 
     fn refuse_open_doors(&self) -> Result<(), Failure> {
@@ -221,7 +251,6 @@ impl Serve {
         let signals = Signals::install().map_err(Failure::because("signals can't be taken"))?;
         logger::start(settings.log_level, settings.log_format());
         settings.refuse_open_doors()?;
-        settings.warn_of_idle_settings();
         let mut plan = settings.plan()?;
         let exporter = Exporter::start()?.map(|(tracing, exporter)| {
             plan.tracing = Some(tracing);

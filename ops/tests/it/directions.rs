@@ -3,13 +3,14 @@
 use std::path::Path;
 
 /// Crates of the workspace and those that each may use, tests included.
-const DIRECTIONS: [(&str, &[&str]); 6] = [
+const DIRECTIONS: [(&str, &[&str]); 7] = [
     ("engine", &[]),
+    ("cold", &[]),
     ("platform", &[]),
-    ("shards", &["engine", "platform"]),
+    ("shards", &["cold", "engine", "platform"]),
     ("net", &["engine", "platform"]),
     ("bench", &["engine"]),
-    ("ops", &["bench", "engine", "net", "platform", "shards"]),
+    ("ops", &["bench", "cold", "engine", "net", "platform", "shards"]),
 ];
 
 /// The crates of the workspace that a manifest names, whatever it needs them for.

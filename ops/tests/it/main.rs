@@ -1,6 +1,7 @@
 //! Tests of the `engram` command as it is: real processes, real sockets, real directories.
 
 mod arguments;
+mod cold;
 mod commands;
 mod directions;
 mod durability;
@@ -13,3 +14,4 @@ mod reference;
 mod refusals;
 mod resharding;
 mod server;
+mod snapshots;

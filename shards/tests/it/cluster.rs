@@ -20,7 +20,11 @@ where
     let places = vec![CorePlace { cpu: None, node: None, spin: Duration::ZERO }];
     let grace = std::time::Duration::from_secs(10);
     let images = ImageOptions { fast: None, memory_bytes: u64::MAX, grace };
-    let config = Config { directory, places, cache_bytes: 1 << 20, images };
+    let folder = engram_cold::ColdUrl::folder(&directory.path().join("cold"));
+    let cold = engram_cold::Tier::new(folder, engram_cold::Limits::default());
+    let cold = Arc::new(cold.expect("a folder needs no settings"));
+    let sweep_pause = Duration::from_secs(60);
+    let config = Config { directory, places, cache_bytes: 1 << 20, images, cold, sweep_pause };
     let result: Arc<Mutex<Option<T>>> = Arc::default();
     let slot = result.clone();
     let finished = Arc::new(std::sync::atomic::AtomicBool::new(false));

@@ -103,6 +103,10 @@ const DESCRIBED: &[(Operation, Described)] = &[
     ),
     (Operation::Forget, described("Forget many memories.", Some("Forget"), &[(200, "Forgotten")])),
     (
+        Operation::Demote,
+        described("Move memories to the cold tier.", Some("Forget"), &[(200, "Demoted")]),
+    ),
+    (
         Operation::StartConsolidation,
         described(
             "Start a consolidation: what says the same is merged, weak automatic links are pruned.",
@@ -144,11 +148,20 @@ const DESCRIBED: &[(Operation, Described)] = &[
         Operation::DeleteSpace,
         described("Forget a space with all that is in it.", None, &[(204, EMPTY)]),
     ),
-    (Operation::StartSnapshot, described("Make a snapshot.", None, &[])),
-    (Operation::ListSnapshots, described("Snapshots.", None, &[])),
-    (Operation::GetSnapshot, described("One snapshot.", None, &[])),
-    (Operation::PutSnapshot, described("Make a snapshot of that name.", None, &[])),
-    (Operation::DeleteSnapshot, described("Delete a snapshot.", None, &[])),
+    (
+        Operation::StartSnapshot,
+        described("Start a snapshot.", Some("NewSnapshot"), &[(202, "Snapshot")]),
+    ),
+    (Operation::ListSnapshots, described("Every snapshot.", None, &[(200, "Snapshots")])),
+    (
+        Operation::GetSnapshot,
+        described("One snapshot, and how far it has come.", None, &[(200, "Snapshot")]),
+    ),
+    (
+        Operation::PutSnapshot,
+        described("Start a snapshot of that name.", Some("NewSnapshot"), &[(202, "Snapshot")]),
+    ),
+    (Operation::DeleteSnapshot, described("Remove a snapshot.", None, &[(204, EMPTY)])),
     (Operation::Stats, described("Counts of the whole server.", None, &[(200, "Stats")])),
     (Operation::Topology, described("Which shard sits where.", None, &[(200, "AnyObject")])),
     (Operation::Live, described("The process answers.", None, &[(200, "AnyObject")])),

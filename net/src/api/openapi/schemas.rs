@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::reference;
 use crate::error::Reason;
-use crate::json::{consolidate, filter, forget, link, memory, recall, reinforce, space};
+use crate::json::{consolidate, filter, forget, link, memory, recall, reinforce, snapshot, space};
 
 /// From here on a number is infinite as f32.
 const F32_BOUND: f64 = 3.402_823_567_797_336_6e38;
@@ -157,6 +157,7 @@ fn requests() -> Map<String, Value> {
         ("Forget", forget_schema()),
         ("Reinforce", reinforce_schema()),
         ("Consolidate", consolidate_schema()),
+        ("NewSnapshot", closed(snapshot::FIELDS, &[], snapshot_field)),
         ("SpaceConfig", closed(space::FIELDS, &[], space_field)),
     ])
 }
@@ -330,6 +331,17 @@ fn reinforce_schema() -> Value {
     })
 }
 
+fn snapshot_field(field: &str) -> Value {
+    match field {
+        "name" => {
+            nullable(json!({"type": "string", "pattern": "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"}))
+        }
+        "keep" => nullable(json!({"type": "integer", "minimum": 1, "maximum": snapshot::KEEP_MAX})),
+        "verify" => json!({"type": "boolean", "default": false}),
+        other => unreachable!("{other} is a field of snapshots without a schema"),
+    }
+}
+
 fn space_field(field: &str) -> Value {
     match field {
         "dimensions" => nullable(json!({
@@ -459,6 +471,9 @@ fn answers_on_memories() -> Map<String, Value> {
         ("Counted", answer(&[("count", count())], &[])),
         ("Reinforced", answer(&reinforced, &[])),
         ("Forgotten", answer(&[("forgotten", count()), ("dry_run", boolean())], &[])),
+        ("Demoted", answer(&[("demoted", count()), ("dry_run", boolean())], &[])),
+        ("Snapshot", json!({"type": "object", "required": ["name", "state"]})),
+        ("Snapshots", answer(&[("snapshots", list_of("Snapshot"))], &[])),
     ])
 }
 
@@ -607,6 +622,7 @@ pub fn example(schema: &str) -> Value {
         "Forget" => json!({"ids": ["sheep"], "dry_run": true}),
         "Consolidate" => json!({"threshold": 0.3, "dry_run": true}),
         "Reinforce" => json!({"ids": ["sheep", "herding"], "outcome": 0.5}),
+        "NewSnapshot" => json!({"keep": 7, "verify": true}),
         "SpaceConfig" => json!({"dimensions": 384, "metric": "cosine"}),
         other => unreachable!("{other} is sent without an example"),
     }
