@@ -15,7 +15,7 @@ use super::{Space, Surroundings};
 /// New names whose mentioners are looked for in one slice.
 const MENTIONERS_PER_SLICE: usize = 4;
 /// Normal forms kept for association, in bytes; past it they are read back from the log.
-const ASSOCIATION_TEXT_BYTES_MAX: usize = 32 << 20;
+const ASSOCIATION_TEXT_BYTES_MAX: usize = 8 << 20;
 
 impl Space {
     /// Queues a memory for association; a cold one keeps the links that it has.
