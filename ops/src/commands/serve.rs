@@ -79,7 +79,7 @@ pub struct Settings {
     /// What is done where the data lie in another number of shards
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     reshard: Reshard,
-    /// Memory to stay within, such as 8GiB; sizes the cache [default: 80 % of what there is]
+    /// Memory that the process stays within, such as 8GiB [default: 80 % of what there is]
     #[arg(long, value_name = "BYTES", value_parser = units::bytes)]
     memory_limit: Option<u64>,
     /// What serves sockets: a ring of their own, or the one that files use, too

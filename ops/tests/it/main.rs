@@ -1,6 +1,7 @@
 //! Tests of the `engram` command as it is: real processes, real sockets, real directories.
 
 mod arguments;
+mod budget;
 mod cold;
 mod commands;
 mod directions;
