@@ -119,9 +119,9 @@ enum Stage {
     Serving,
     /// Answers ask clients to close.
     Draining,
-    /// Idle connections are closed.
+    /// Idle connections are closed, new ones turned away.
     Closing,
-    /// New connections are turned away.
+    /// Whoever is left is cut off.
     Closed,
 }
 
@@ -193,7 +193,8 @@ async fn receive<B: Backend>(shared: Rc<Shared<B>>) {
 fn admit<B: Backend>(shared: &Rc<Shared<B>>, stream: Socket) {
     let metrics = &shared.core.metrics;
     metrics.accepted.add(1);
-    if shared.stage.get() >= Stage::Closed {
+    // Clients that come back for ever would keep a server from its end, and be cut off at last.
+    if shared.stage.get() >= Stage::Closing {
         metrics.shed(Shed::Draining);
         shared.goodbyes.set(shared.goodbyes.get() + 1);
         glommio::spawn_local(say_goodbye(Rc::clone(shared), stream)).detach();
