@@ -13,6 +13,7 @@ pub mod exposition;
 pub mod json;
 mod metrics;
 mod server;
+pub mod tls;
 pub mod trace;
 
 pub use backend::{Backend, Demand, Readiness, SnapshotAsk};

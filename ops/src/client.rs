@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::failure::{Failure, Status};
+use crate::wire::{TlsFiles, Wire};
 
 const READ_BYTES: usize = 64 << 10;
 /// Bytes that are sent as one chunk of an upload.
@@ -28,6 +29,7 @@ const CHUNK_BYTES: usize = 128 << 10;
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url {
+    encrypted: bool,
     host: String,
     port: u16,
     prefix: String,
@@ -37,29 +39,30 @@ impl std::str::FromStr for Url {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text.starts_with("https://") {
-            return Err("https is not spoken here: use http, or a proxy for TLS".to_owned());
-        }
-        let rest = text.strip_prefix("http://").unwrap_or(text);
+        let (encrypted, rest) = match text.strip_prefix("https://") {
+            Some(rest) => (true, rest),
+            None => (false, text.strip_prefix("http://").unwrap_or(text)),
+        };
         let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
         let (host, port) = match authority.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') => {
                 (host, port.parse().map_err(|_| format!("`{port}` is no port"))?)
             }
-            _ => (authority, 80),
+            _ => (authority, if encrypted { 443 } else { 80 }),
         };
         let host = host.trim_start_matches('[').trim_end_matches(']');
         if host.is_empty() || host.contains(char::is_whitespace) {
             return Err(format!("`{text}` names no host; expected http://host:port"));
         }
         let prefix = path.trim_end_matches('/').to_owned();
-        Ok(Self { host: host.to_owned(), port, prefix })
+        Ok(Self { encrypted, host: host.to_owned(), port, prefix })
     }
 }
 
 impl std::fmt::Display for Url {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "http://{}{}", self.authority(), self.prefix)
+        let scheme = if self.encrypted { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.authority(), self.prefix)
     }
 }
 
@@ -84,6 +87,8 @@ pub struct Options {
     pub api_key: Option<String>,
     /// How long one read or write may take.
     pub timeout: Duration,
+    /// What is needed where the URL says `https`.
+    pub tls: TlsFiles,
 }
 
 /// A client of one server.
@@ -187,7 +192,7 @@ impl Client {
         head.push_str("transfer-encoding: chunked\r\n");
         let path = format!("{}{path}", url.prefix);
         let head = format!("POST {path} HTTP/1.1\r\nhost: {}\r\n{head}\r\n", url.authority());
-        let writer = connection.stream.try_clone().map_err(lost)?;
+        let writer = connection.wire.clone();
         std::thread::scope(|scope| {
             let sending = scope.spawn(move || send(writer, head.as_bytes(), &mut produce));
             let received = receive(connection, &mut consume, &url);
@@ -219,7 +224,7 @@ impl Client {
             Some(connection) => connection,
             None => Connection::open(&self.options)?,
         };
-        connection.stream.write_all(request)?;
+        connection.wire.write_all(request)?;
         let mut body = Vec::new();
         let complete = connection.read_answer(|part| {
             body.extend_from_slice(part);
@@ -233,14 +238,14 @@ impl Client {
 }
 
 struct Connection {
-    stream: TcpStream,
+    wire: Wire,
     answer: Answer,
     buffer: Vec<u8>,
 }
 
 impl Connection {
     fn open(options: &Options) -> io::Result<Self> {
-        let Url { host, port, .. } = &options.url;
+        let Url { encrypted, host, port, .. } = &options.url;
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
         for address in (host.as_str(), *port).to_socket_addrs()? {
             match TcpStream::connect_timeout(&address, options.timeout) {
@@ -248,7 +253,11 @@ impl Connection {
                     stream.set_nodelay(true)?;
                     stream.set_read_timeout(Some(options.timeout))?;
                     stream.set_write_timeout(Some(options.timeout))?;
-                    return Ok(Self { stream, answer: Answer::with_body(), buffer: Vec::new() });
+                    let wire = match encrypted {
+                        false => Wire::plain(stream),
+                        true => Wire::encrypted(stream, host, &options.tls)?,
+                    };
+                    return Ok(Self { wire, answer: Answer::with_body(), buffer: Vec::new() });
                 }
                 Err(error) => last = error,
             }
@@ -272,7 +281,7 @@ impl Connection {
             if let Some(complete) = complete {
                 return Ok(complete);
             }
-            let count = read_some(&mut self.stream, &mut chunk).map_err(timed_out)?;
+            let count = read_some(&mut self.wire, &mut chunk).map_err(timed_out)?;
             if count == 0 {
                 let complete = self.answer.close().map_err(malformed)?;
                 return complete.ok_or_else(|| io::ErrorKind::UnexpectedEof.into());
@@ -289,11 +298,11 @@ enum Sent {
 }
 
 fn send(
-    mut stream: TcpStream,
+    mut wire: Wire,
     head: &[u8],
     produce: &mut impl FnMut(&mut Vec<u8>) -> Result<bool, Failure>,
 ) -> Result<(), Sent> {
-    stream.write_all(head).map_err(Sent::Write)?;
+    wire.write_all(head).map_err(Sent::Write)?;
     let mut chunk = Vec::with_capacity(CHUNK_BYTES + READ_BYTES);
     let mut more = true;
     while more {
@@ -304,11 +313,11 @@ fn send(
         if !chunk.is_empty() {
             let size = format!("{:x}\r\n", chunk.len());
             chunk.extend_from_slice(b"\r\n");
-            stream.write_all(size.as_bytes()).map_err(Sent::Write)?;
-            stream.write_all(&chunk).map_err(Sent::Write)?;
+            wire.write_all(size.as_bytes()).map_err(Sent::Write)?;
+            wire.write_all(&chunk).map_err(Sent::Write)?;
         }
     }
-    stream.write_all(b"0\r\n\r\n").map_err(Sent::Write)
+    wire.write_all(b"0\r\n\r\n").map_err(Sent::Write)
 }
 
 fn receive(
@@ -332,18 +341,18 @@ fn receive(
     });
     if let Some(failure) = stopped {
         // The sender may be waiting for a server that nobody listens to any more.
-        let _ignored = connection.stream.shutdown(std::net::Shutdown::Both);
+        connection.wire.shutdown();
         return Err(failure);
     }
     let complete = complete.map_err(|error| {
-        let _ignored = connection.stream.shutdown(std::net::Shutdown::Both);
+        connection.wire.shutdown();
         unreachable_server(url, error)
     })?;
     match complete.status {
         200..300 if rest.is_empty() => Ok(()),
         200..300 => consume(&rest),
         status => {
-            let _ignored = connection.stream.shutdown(std::net::Shutdown::Both);
+            connection.wire.shutdown();
             Err(refusal(status, &rest))
         }
     }
@@ -411,10 +420,10 @@ mod tests {
             ("127.0.0.1:1", "http://127.0.0.1:1"),
             ("http://[::1]:8080/memory/", "http://[::1]:8080/memory"),
             ("http://engram", "http://engram:80"),
+            ("https://engram/a", "https://engram:443/a"),
         ] {
             assert_eq!(text.parse::<Url>().unwrap().to_string(), shown);
         }
-        assert!("https://host".parse::<Url>().is_err());
         assert!("http://:80".parse::<Url>().is_err());
         assert!("http://host:port".parse::<Url>().is_err());
     }

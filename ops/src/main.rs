@@ -13,6 +13,7 @@ mod cold;
 mod commands;
 mod evaluation;
 mod failure;
+mod hardening;
 mod lines;
 mod logger;
 mod metrics;
@@ -24,6 +25,7 @@ mod target;
 mod traces;
 mod units;
 mod warm;
+mod wire;
 
 use arguments::Refused;
 

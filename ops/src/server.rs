@@ -89,6 +89,8 @@ pub struct Plan {
     pub warm_up: Duration,
     /// Traces, where somebody wants them.
     pub tracing: Option<Tracing>,
+    /// TLS, where it is spoken.
+    pub tls: Option<engram_net::tls::Tls>,
     /// The cold tier.
     pub cold: Cold,
 }
@@ -125,6 +127,7 @@ pub fn cold_folder(data_dir: &Path) -> ColdUrl {
 /// A server that runs.
 pub struct Server {
     address: SocketAddr,
+    encrypted: bool,
     running: Running,
     cores: Arc<Cores>,
 }
@@ -217,7 +220,7 @@ impl Server {
             move |handle| serve_core(handle, doors.clone(), options.clone(), shared.clone());
         let running = engram_shards::start(config, serve).map_err(of_shards)?;
         start_watch(plan, shards, &running, &cores)?;
-        Ok(Self { address, running, cores })
+        Ok(Self { address, encrypted: plan.tls.is_some(), running, cores })
     }
 
     /// The address, with the port that the system chose.
@@ -227,7 +230,8 @@ impl Server {
 
     /// Where it is reached on this machine.
     pub fn url(&self) -> Url {
-        self.address.to_string().parse().expect("an address is a URL")
+        let scheme = if self.encrypted { "https" } else { "http" };
+        format!("{scheme}://{}", self.address).parse().expect("an address is a URL")
     }
 
     /// How many shards it has.
@@ -348,6 +352,7 @@ pub fn open_directory(directory: &Path, cold: Cold) -> Result<Server, Failure> {
         warm_up: Duration::ZERO,
         tracing: None,
         cold,
+        tls: None,
     })?;
     if server.wait_until_ready() {
         return Ok(server);

@@ -16,6 +16,7 @@ use crate::client::{Client, Options, Url};
 use crate::failure::Failure;
 use crate::server::{self, Server};
 use crate::units;
+use crate::wire::TlsFiles;
 
 /// Where a command finds memories.
 #[derive(Clone, Debug, Args)]
@@ -38,6 +39,15 @@ pub struct Target {
     /// How long the server may be silent
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = units::duration)]
     pub timeout: Duration,
+    /// Certificates to trust for https, PEM [default: those of the system; any on loopback]
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Certificate to show to a server that asks for one, PEM
+    #[arg(long, value_name = "FILE", requires = "client_key")]
+    pub client_cert: Option<PathBuf>,
+    /// Key of that certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "client_cert")]
+    pub client_key: Option<PathBuf>,
 }
 
 /// A client, and the server of its own that it talks to where it opened a directory.
@@ -97,6 +107,10 @@ impl Target {
             space: self.space.clone(),
             api_key: self.api_key.clone(),
             timeout: self.timeout,
+            tls: TlsFiles {
+                authorities: self.ca_file.clone(),
+                identity: self.client_cert.clone().zip(self.client_key.clone()),
+            },
         })
     }
 
@@ -114,7 +128,9 @@ fn default_url() -> Url {
     let listen = std::env::var("ENGRAM_LISTEN").unwrap_or_default();
     let listen = if listen.is_empty() { "127.0.0.1:8080" } else { &listen };
     let address = listen.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:");
-    address.parse().unwrap_or_else(|_| default_url_of("127.0.0.1:8080"))
+    let encrypted = std::env::var("ENGRAM_TLS_CERT").is_ok_and(|path| !path.is_empty());
+    let scheme = if encrypted { "https" } else { "http" };
+    format!("{scheme}://{address}").parse().unwrap_or_else(|_| default_url_of("127.0.0.1:8080"))
 }
 
 fn default_url_of(address: &str) -> Url {

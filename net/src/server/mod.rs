@@ -6,6 +6,7 @@
 
 pub mod descriptors;
 pub mod entrance;
+mod peer;
 pub mod port;
 pub mod refused;
 pub mod reply;

@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 
 use engram_engine::request::Wait;
 use engram_platform::sockets::Socket;
-use futures_lite::AsyncReadExt;
-use futures_lite::AsyncWriteExt;
 use futures_lite::future::{or, poll_once};
+use futures_lite::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use glommio::timer::sleep;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 
 use super::entrance::Entrance;
+use super::peer::Peer;
 use super::refused;
 use super::stream::{READ_BYTES_MAX, Scratch, Stream, scratch};
 use super::watch::{Connections, End, SWEEP_INTERVAL, Timeouts, Watched};
@@ -34,6 +34,7 @@ use crate::auth::{Auth, Guard};
 use crate::backend::Backend;
 use crate::error::Fault;
 use crate::metrics::{Registry, Shed};
+use crate::tls::Tls;
 use crate::trace::Tracer;
 
 /// Largest head of a request.
@@ -69,6 +70,8 @@ pub struct Options {
     pub auth: Auth,
     /// `/metrics` asks for a key that may read.
     pub metrics_guarded: bool,
+    /// TLS, the same for each core; `None`: the listener speaks in the clear.
+    pub tls: Option<Tls>,
     /// Requests must name the server as `localhost` or by an address, not by another name: for a
     /// listener on loopback without keys, which pages of other sites could reach otherwise.
     pub local_names_only: bool,
@@ -89,6 +92,7 @@ impl Default for Options {
             registry: Registry::default(),
             auth: Auth::default(),
             metrics_guarded: false,
+            tls: None,
             local_names_only: false,
             slow_recall: Duration::from_secs(1),
             tracer: None,
@@ -196,14 +200,18 @@ fn admit<B: Backend>(shared: &Rc<Shared<B>>, stream: Socket) {
     // Clients that come back for ever would keep a server from its end, and be cut off at last.
     if shared.stage.get() >= Stage::Closing {
         metrics.shed(Shed::Draining);
-        shared.goodbyes.set(shared.goodbyes.get() + 1);
-        glommio::spawn_local(say_goodbye(Rc::clone(shared), stream)).detach();
+        if shared.options.tls.is_none() {
+            shared.goodbyes.set(shared.goodbyes.get() + 1);
+            glommio::spawn_local(say_goodbye(Rc::clone(shared), stream)).detach();
+        }
         return;
     }
     let full = shared.connections.open() >= shared.options.connections_max;
     if full && !shared.connections.make_room() {
         metrics.shed(Shed::Connections);
-        return turn_away(stream);
+        return if shared.options.tls.is_none() {
+            turn_away(stream)
+        };
     }
     let (slot, watched) = shared.connections.add();
     count_open(shared);
@@ -246,17 +254,47 @@ async fn connection<B: Backend>(
     slot: usize,
     watched: Rc<Watched>,
 ) {
-    let stream = Stream::new(stream, Rc::clone(&watched), Rc::clone(&shared.scratch));
-    converse(&shared, stream, &watched).await;
+    let peer = match &shared.options.tls {
+        None => Some(Peer::Plain(stream)),
+        Some(tls) => shake_hands(&shared, tls, stream, &watched).await,
+    };
+    if let Some(peer) = peer {
+        let stream = Stream::new(peer, Rc::clone(&watched), Rc::clone(&shared.scratch));
+        converse(&shared, stream, &watched).await;
+    }
     shared.connections.remove(slot);
     count_open(&shared);
 }
 
-async fn converse<B: Backend>(
+/// Agrees on keys with a client, in the time for a head; while draining, with nobody new.
+async fn shake_hands<B: Backend>(
     shared: &Rc<Shared<B>>,
-    stream: Stream<Socket>,
+    tls: &Tls,
+    stream: Socket,
     watched: &Rc<Watched>,
-) {
+) -> Option<Peer> {
+    let metrics = &shared.core.metrics;
+    let mut accepting = pin!(tls.acceptor().accept(stream));
+    watched.received();
+    let shaken = poll_fn(|cx| {
+        watched.polled_by(cx.waker());
+        match watched.ended() {
+            Some(end) => Poll::Ready(Err(shed_by(end))),
+            None if shared.stage.get() >= Stage::Closing => Poll::Ready(Err(Shed::Draining)),
+            None => accepting.as_mut().poll(cx).map(Ok),
+        }
+    })
+    .await;
+    watched.finish();
+    match shaken {
+        Ok(Ok(stream)) => return Some(Peer::Tls(Box::new(stream))),
+        Ok(Err(_)) => metrics.broken.add(1),
+        Err(shed) => metrics.shed(shed),
+    }
+    None
+}
+
+async fn converse<B: Backend>(shared: &Rc<Shared<B>>, stream: Stream<Peer>, watched: &Rc<Watched>) {
     let service = service_fn(|request| {
         let (core, watched) = (Rc::clone(&shared.core), Rc::clone(watched));
         let draining = shared.stage.get() > Stage::Serving;
@@ -311,7 +349,7 @@ fn shed_by(end: End) -> Shed {
 /// Closes. Where the client still sends, reads that for a while first, since closing with bytes
 /// unread resets the connection and the answer may be lost. Where the client was told to go and does
 /// not, or does not read, resets: the kernel would keep what it has not taken for it.
-async fn close(stream: &mut Socket, end: Option<End>, watched: &Watched) {
+async fn close(stream: &mut Peer, end: Option<End>, watched: &Watched) {
     let gone = match end {
         None if watched.is_unread() => end_sending(stream).await && client_goes(stream).await,
         None => end_sending(stream).await,
@@ -324,7 +362,7 @@ async fn close(stream: &mut Socket, end: Option<End>, watched: &Watched) {
 }
 
 /// Sends what is left and says that it was all; false where the client does not take it.
-async fn end_sending(stream: &mut Socket) -> bool {
+async fn end_sending(stream: &mut (impl AsyncWrite + Unpin)) -> bool {
     let sent = async {
         // Where the connection is broken, there is nobody to wait for.
         let _ = stream.close().await;
@@ -338,7 +376,7 @@ async fn end_sending(stream: &mut Socket) -> bool {
 }
 
 /// Reads and drops what comes until the client closes; false where it takes too long over it.
-async fn client_goes(stream: &mut Socket) -> bool {
+async fn client_goes(stream: &mut (impl AsyncRead + Unpin)) -> bool {
     let discard = async {
         let mut left = DISCARD_BYTES_MAX;
         let mut bytes = vec![0; 16 << 10];

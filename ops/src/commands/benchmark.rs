@@ -156,6 +156,7 @@ impl Benchmark {
             warm_up: Duration::ZERO,
             tracing: None,
             cold: Cold::of(cold_folder(data_dir)),
+            tls: None,
         })
     }
 

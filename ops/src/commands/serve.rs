@@ -13,6 +13,7 @@ use clap::Args;
 use engram_cold::{ColdUrl, Limits};
 use engram_engine::request;
 use engram_net::auth::{Auth, KeysFile};
+use engram_net::tls::{Tls, TlsFiles};
 use engram_platform::sockets::SocketWay;
 use engram_platform::{CpuList, PlacementOptions, Signal, Signals};
 
@@ -22,6 +23,7 @@ use super::Subcommand;
 use super::load::Wait;
 use crate::arguments::{self, Arguments, Engram, Refused};
 use crate::failure::{Failure, Status};
+use crate::hardening;
 use crate::logger::{self, Format, Level};
 use crate::server::{
     Cold, Plan, Reshard, Server, Stopper, cold_folder, default_fast_dir, memory_bytes,
@@ -94,6 +96,15 @@ pub struct Settings {
     /// File of keys, a line each: name, role (read, write, admin), sha256:digest, [spaces]
     #[arg(long, value_name = "FILE")]
     auth_keys_file: Option<PathBuf>,
+    /// Certificate and those above it, PEM: serve https
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Private key of the certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Certificates by which clients must be signed, PEM: others are turned away
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
     /// Ask for a key at /metrics, too
     #[arg(long)]
     guard_metrics: bool,
@@ -150,6 +161,9 @@ impl Settings {
             ("wait", self.wait.as_str().to_owned()),
             ("shutdown-grace", duration_text(self.shutdown_grace)),
             ("auth-keys-file", path(&self.auth_keys_file)),
+            ("tls-cert", path(&self.tls_cert)),
+            ("tls-key", path(&self.tls_key)),
+            ("tls-client-ca", path(&self.tls_client_ca)),
             ("guard-metrics", self.guard_metrics.to_string()),
             ("insecure", self.insecure.to_string()),
             ("warm-up", duration_text(self.warm_up)),
@@ -220,19 +234,31 @@ impl Settings {
             warm_up: self.warm_up,
             tracing: None,
             cold: self.cold(),
+            tls: self.tls()?,
         })
     }
 
+    fn tls(&self) -> Result<Option<Tls>, Failure> {
+        let Some((certificates, key)) = self.tls_cert.clone().zip(self.tls_key.clone()) else {
+            return Ok(None);
+        };
+        let files = TlsFiles { certificates, key, clients: self.tls_client_ca.clone() };
+        let tls = Tls::read(files);
+        tls.map(Some).map_err(|error| Failure::usage("TLS can't be spoken").with_source(error))
+    }
+
     fn refuse_open_doors(&self) -> Result<(), Failure> {
-        if self.listen.ip().is_loopback() || self.auth_keys_file.is_some() {
+        let asks_who = self.auth_keys_file.is_some() || self.tls_client_ca.is_some();
+        if self.listen.ip().is_loopback() || asks_who {
             return Ok(());
         }
         if !self.insecure {
             let listen = self.listen;
             return Err(Failure::usage(format!("{listen} is reachable by others, without keys"))
                 .with_hint(
-                    "name keys by --auth-keys-file, listen on 127.0.0.1, or say --insecure \
-                     (ENGRAM_INSECURE=true) where the network is closed to strangers",
+                    "name keys by --auth-keys-file or signers of clients by --tls-client-ca, listen on \
+                     127.0.0.1, or say --insecure (ENGRAM_INSECURE=true) where the network is closed \
+                     to strangers",
                 ));
         }
         log::warn!("anyone who reaches {} may read, write and delete every memory", self.listen);
@@ -250,6 +276,7 @@ impl Serve {
         // First of all: a thread that was started before would take signals by their usual actions.
         let signals = Signals::install().map_err(Failure::because("signals can't be taken"))?;
         logger::start(settings.log_level, settings.log_format());
+        hardening::harden();
         settings.refuse_open_doors()?;
         let mut plan = settings.plan()?;
         let exporter = Exporter::start()?.map(|(tracing, exporter)| {
@@ -262,13 +289,14 @@ impl Serve {
             grace: settings.shutdown_grace,
             auth: plan.auth.clone(),
             keys_file: settings.auth_keys_file,
+            tls: plan.tls.clone(),
         };
         std::thread::spawn(move || obedience.obey(&signals));
         if server.wait_until_listening() {
             log::info!(
-                "engram {} listens on http://{}, data in {}",
+                "engram {} listens on {}, data in {}",
                 env!("CARGO_PKG_VERSION"),
-                server.address(),
+                server.url(),
                 plan.data_dir.display()
             );
         }
@@ -287,6 +315,7 @@ struct Obedience {
     grace: Duration,
     auth: Auth,
     keys_file: Option<PathBuf>,
+    tls: Option<Tls>,
 }
 
 impl Obedience {
@@ -334,7 +363,7 @@ impl Obedience {
         });
     }
 
-    /// Reads again what may change while the server runs: keys, and the level of the log from the
+    /// Reads again what may change while the server runs: keys, certificates, and the level of the log from the
     /// file of settings. What can't be read stays as it was.
     fn reload(&self) {
         match read_level() {
@@ -344,7 +373,17 @@ impl Obedience {
             }
             Err(failure) => log::error!("SIGHUP: the log's level stays as it was: {failure}"),
         }
-        let Some(path) = &self.keys_file else { return };
+        if let Some(path) = &self.keys_file {
+            self.read_keys_again(path);
+        }
+        match self.tls.as_ref().map(Tls::read_again) {
+            None => {}
+            Some(Ok(())) => log::info!("SIGHUP: the certificate is in force for new connections"),
+            Some(Err(error)) => log::error!("SIGHUP: the certificate stays as it was: {error}"),
+        }
+    }
+
+    fn read_keys_again(&self, path: &Path) {
         match read_keys(path) {
             Ok(keys) => {
                 log::info!("SIGHUP: {} keys are in force", keys.count());

@@ -16,3 +16,4 @@ mod refusals;
 mod resharding;
 mod server;
 mod snapshots;
+mod tls;

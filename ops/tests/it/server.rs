@@ -79,6 +79,16 @@ impl Server {
         server
     }
 
+    /// The same for one that speaks TLS and takes any client.
+    pub fn start_encrypted(directory: &Path, arguments: &[&str]) -> Self {
+        let server = Self::listening(directory, arguments);
+        if !arguments.contains(&"--tls-client-ca") {
+            let url = format!("https://{}", server.address);
+            eventually("the server is ready", || run(&["health", "--url", &url]).status.success());
+        }
+        server
+    }
+
     /// Starts on a directory and waits until it accepts connections.
     pub fn listening(directory: &Path, arguments: &[&str]) -> Self {
         Self::spawn(directory, arguments, &[])
@@ -120,7 +130,8 @@ impl Server {
             for line in stderr.lines().map_while(Result::ok) {
                 eprintln!("server: {line}");
                 lines.lock().expect("nobody panicked over the log").push(line.clone());
-                if let Some((_, rest)) = line.split_once("listens on http://") {
+                if let Some((_, url)) = line.split_once("listens on http") {
+                    let (_, rest) = url.split_once("://").expect("it is a URL");
                     let address = rest.split(',').next().unwrap_or_default();
                     // The test may have ended.
                     let _ignored = sender.send(address.parse().expect("an address is logged"));
