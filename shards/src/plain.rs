@@ -162,6 +162,13 @@ pub(crate) fn sync_directory(path: &Path) -> Result<(), ShardsError> {
     directory.sync_all().map_err(ShardsError::io("sync", path))
 }
 
+/// Lets nobody but this user read an open file; glommio makes them for everybody to read.
+pub(crate) fn make_private(file: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: fchmod takes a descriptor that is open for the length of the call.
+    let made = unsafe { libc::fchmod(file.as_raw_fd(), 0o600) };
+    if made == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Takes the lock of an open file, which others hold until the last of their writes has ended.
 pub(crate) fn lock(file: &impl AsRawFd) -> io::Result<()> {
     // SAFETY: flock takes a descriptor that is open for the length of the call.

@@ -45,6 +45,7 @@ impl Disk for RingDisk {
 
     async fn create(&self, path: &Path, bytes: u64) -> Result<RingFile, ShardsError> {
         let file = DmaFile::create(path).await.map_err(ShardsError::ring("create", path))?;
+        plain::make_private(&file).map_err(ShardsError::io("create", path))?;
         plain::lock(&file).map_err(ShardsError::io("lock", path))?;
         let space = file.pre_allocate(bytes, false).await;
         space.map_err(ShardsError::ring("allocate", path))?;

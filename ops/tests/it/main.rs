@@ -7,6 +7,7 @@ mod commands;
 mod directions;
 mod durability;
 mod evaluation;
+mod formats;
 mod images;
 mod kills;
 mod life;

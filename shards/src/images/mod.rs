@@ -182,6 +182,9 @@ pub(crate) async fn run_last(core: &Rc<Core>, images: &Arc<Images>) {
     let left = images.options.grace.saturating_sub(stopping + GRACE_AFTER);
     let deadline = Instant::now() + left;
     while core.is_imaging.get() {
+        if Instant::now() >= deadline {
+            images.cut.give_up();
+        }
         sleep(SETTLE).await;
     }
     let set = loop {
@@ -236,7 +239,7 @@ impl Clock {
         let log_bytes = shards_sum(core, |shard| &shard.log_bytes);
         let image_bytes = shards_sum(core, |shard| &shard.image_bytes);
         let wanted = QUIET_LOG_BYTES.max(image_bytes / QUIET_SHARE);
-        let missing = images.newest().missing_bytes(written).min(log_bytes);
+        let missing = images.missing_bytes(written).min(log_bytes);
         let quiet = self.since.elapsed() >= QUIET && core.shard.borrow().is_settled();
         if missing >= URGENT_LOG_BYTES.max(wanted) {
             Some(Why::Urgent)
@@ -289,14 +292,14 @@ impl Images {
         }
     }
 
-    /// What the newest set of all covers.
-    fn newest(&self) -> &Coverage {
-        if self.store.has_fast() { &self.fast } else { &self.warm }
+    /// Bytes of the logs that no set covers, whichever tier it found room in.
+    fn missing_bytes(&self, written: u64) -> u64 {
+        self.fast.missing_bytes(written).min(self.warm.missing_bytes(written))
     }
 
     /// A set is worth its while before the process ends, and what is in memory can be trusted.
     fn wants_last(&self, core: &Rc<Core>) -> bool {
-        let missing = self.newest().missing_bytes(written_bytes(core));
+        let missing = self.missing_bytes(written_bytes(core));
         let poisoned = core.status.shards().iter().any(|s| s.phase() == Phase::Poisoned);
         let least = if self.store.has_fast() { 1 } else { LAST_WARM_LOG_BYTES };
         missing >= least && !poisoned && core.shard.borrow().is_recovered()
