@@ -208,7 +208,8 @@ impl<D: Disk> Recovery<D> {
         self.next_batch = segment.batch.wrapping_add(1);
         let end = segment.at.next_multiple_of(BLOCK_BYTES).min(segment.bytes.len());
         self.log_bytes += end as u64;
-        if end < segment.bytes.len() {
+        // What was read of the last segment may have been written and never synced.
+        if end < segment.bytes.len() || segment.end_sequence.is_none() {
             self.disk.truncate(&segment.path, end as u64).await?;
         }
         Ok(())

@@ -370,6 +370,10 @@ impl Shard {
         if self.sequence <= self.durable {
             return self.reply(to, op, Ok(reply));
         }
+        if self.poisoned {
+            // What is not durable by now never will be.
+            return self.reply(to, op, Err(poisoned()));
+        }
         let (sequence, since) = (self.sequence, self.now);
         self.parked.push_back(Parked { sequence, since, to, op, reply });
     }

@@ -412,6 +412,8 @@ impl Shard {
         let space = self.space(name)?;
         let key = self.partitioner.key(name, id);
         let node = space.live_node(key, self.now).ok_or_else(not_found)?;
+        let is_here_or_remote =
+            |n: NodeIx| space.graph.is_remote(n) || space.entry(n, self.now).is_some();
         let end = |n: NodeIx| space.id_of(n).cloned().ok_or_else(|| space.graph.key(n));
         let mut rows = Vec::new();
         let row = |from, to, edge: &crate::graph::Edge, live| LinkRow {
@@ -424,11 +426,16 @@ impl Shard {
         };
         if direction != Direction::In {
             let out = space.graph.outward(node).iter();
-            rows.extend(out.map(|e| row(end(node), end(e.node), e, e.is_live())));
+            let live = |e: &crate::graph::Edge| e.is_live() && is_here_or_remote(e.node);
+            rows.extend(out.map(|e| row(end(node), end(e.node), e, live(e))));
         }
         if direction != Direction::Out {
-            let into = space.graph.inward(node).iter();
-            rows.extend(into.map(|e| row(end(e.node), end(node), e, true)));
+            let into = space.graph.inward(node).iter().filter(|e| is_here_or_remote(e.node));
+            // Whether a memory of another shard has expired is known there: it is asked by its key.
+            let source = |n: NodeIx| {
+                if space.graph.is_remote(n) { Err(space.graph.key(n)) } else { end(n) }
+            };
+            rows.extend(into.map(|e| row(source(e.node), end(node), e, true)));
         }
         rows.retain(|r| kind.is_none_or(|k| r.kind == *k));
         Ok(rows)

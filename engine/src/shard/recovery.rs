@@ -149,8 +149,10 @@ impl Shard {
         self.lived.advance(now);
         self.replaying = false;
         self.runs.interrupted();
-        let names: Vec<SpaceName> = self.space_numbers.keys().cloned().collect();
-        let dropped: Vec<_> = self.dropped_spaces.iter().map(|(n, at)| (n.clone(), *at)).collect();
+        let names: Vec<SpaceName> = self.spaces.values().map(|space| space.name.clone()).collect();
+        let mut dropped: Vec<_> =
+            self.dropped_spaces.iter().map(|(n, at)| (n.clone(), *at)).collect();
+        dropped.sort_unstable();
         for (name, at) in dropped {
             self.tell_everyone(&name, || Tell::SpaceGone { at });
         }
