@@ -223,8 +223,9 @@ impl<'a> Cursor<'a> {
         bound.map_or(self.short_bound, |bound| bound * self.times)
     }
 
-    /// Calls `each` with (number, frequency) of the postings below `end`, and passes them.
-    fn drain(&mut self, end: u32, buffer: &mut Buffer, mut each: impl FnMut(u32, u32)) {
+    /// Calls `each` with (number, frequency) of the postings from `start` to below `end`, and passes
+    /// them. A search that goes on within a block finds the block's beginning again, and leaves it out.
+    fn drain(&mut self, start: u32, end: u32, buffer: &mut Buffer, mut each: impl FnMut(u32, u32)) {
         loop {
             if !self.decoded {
                 let Some(block) = self.blocks.first().filter(|block| block.first < end) else {
@@ -234,7 +235,9 @@ impl<'a> Cursor<'a> {
                 self.decoded = true;
             }
             while buffer.at < buffer.count && buffer.numbers[buffer.at] < end {
-                each(buffer.numbers[buffer.at], buffer.frequencies[buffer.at]);
+                if buffer.numbers[buffer.at] >= start {
+                    each(buffer.numbers[buffer.at], buffer.frequencies[buffer.at]);
+                }
                 buffer.at += 1;
             }
             if buffer.at < buffer.count || self.blocks.is_empty() {
@@ -343,7 +346,7 @@ impl Search<'_, '_> {
         let (weight, times) = (cursor.weight, cursor.times);
         let (sums, touched) = (&mut self.scratch.sums, &mut self.scratch.touched);
         let mut count = 0;
-        cursor.drain(end, buffer, |number, frequency| {
+        cursor.drain(start, end, buffer, |number, frequency| {
             count += 1;
             let at = (number - start) as usize % WINDOW;
             let length = self.lengths[number as usize] - 1;
@@ -358,7 +361,7 @@ impl Search<'_, '_> {
         let (weight, times) = (cursor.weight, cursor.times);
         let (sums, touched) = (&mut self.scratch.sums, &self.scratch.touched);
         let mut count = 0;
-        cursor.drain(end, buffer, |number, frequency| {
+        cursor.drain(start, end, buffer, |number, frequency| {
             count += 1;
             let at = (number - start) as usize % WINDOW;
             if touched[at / 64] & (1 << (at % 64)) != 0 {
