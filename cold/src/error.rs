@@ -7,7 +7,7 @@
 /// Why an operation on the cold tier failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ColdError {
-    /// There is no such object.
+    /// There is no such object, or it is shorter than what was asked for.
     NotFound(String),
     /// The tier did not answer, or said that it can't now.
     Unreachable(String),
@@ -29,7 +29,9 @@ impl ColdError {
     pub(crate) fn io(what: &str, path: &std::path::Path, error: &std::io::Error) -> Self {
         let text = format!("can't {what} {}: {error}", path.display());
         match error.kind() {
-            std::io::ErrorKind::NotFound => Self::NotFound(text),
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::UnexpectedEof => {
+                Self::NotFound(text)
+            }
             std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
                 Self::Refused(text)
             }

@@ -111,7 +111,7 @@ impl Bucket {
         if read.len() == bytes {
             return Ok(read);
         }
-        Err(ColdError::Unreachable(format!("{name}: {} bytes came, not {bytes}", read.len())))
+        Err(ColdError::NotFound(format!("{name}: it has {} of {bytes} bytes there", read.len())))
     }
 
     pub fn list(&self, prefix: &str) -> Result<Vec<Object>, ColdError> {
@@ -263,7 +263,7 @@ fn failure(answer: Response<Body>, name: &str) -> ColdError {
     let text = reason(answer, name);
     match status {
         StatusCode::NOT_FOUND if text.contains("NoSuchBucket") => ColdError::Refused(text),
-        StatusCode::NOT_FOUND => ColdError::NotFound(text),
+        StatusCode::NOT_FOUND | StatusCode::RANGE_NOT_SATISFIABLE => ColdError::NotFound(text),
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => ColdError::Unreachable(text),
         status if status.is_server_error() => ColdError::Unreachable(text),
         _ => ColdError::Refused(text),
