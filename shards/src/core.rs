@@ -24,6 +24,7 @@ use engram_engine::shard::{Effect, Event, FetchId, Remaining, Shard, Ticket};
 use engram_engine::space::LogAddress;
 use engram_engine::trace::Trace;
 use flume::Receiver;
+use futures_lite::future::or;
 use glommio::timer::sleep;
 
 use crate::admission::{Admission, Permit};
@@ -332,9 +333,21 @@ impl Core {
             match remaining {
                 Remaining::Nothing => self.work.wait().await,
                 Remaining::Foreground => sleep(SLICE_PAUSE).await,
-                Remaining::Background if self.is_busy() => sleep(self.busy_pause()).await,
+                Remaining::Background if self.is_busy() => self.pause_background().await,
                 Remaining::Background => sleep(SLICE_PAUSE).await,
             }
+        }
+    }
+
+    /// Lets clients have the core; ends early where a recall waits for a slice.
+    async fn pause_background(&self) {
+        let until = Instant::now() + self.busy_pause();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.shard.borrow().has_foreground() {
+                return;
+            }
+            or(self.work.wait(), sleep(left)).await;
         }
     }
 

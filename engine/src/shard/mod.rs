@@ -324,6 +324,11 @@ impl Shard {
         if self.run_background() { Remaining::Background } else { Remaining::Nothing }
     }
 
+    /// A recall waits for a slice of work.
+    pub fn has_foreground(&self) -> bool {
+        !self.scans.is_empty()
+    }
+
     fn run_background(&mut self) -> bool {
         if self.replaying || self.stands_still() || !self.budget.background {
             return false;
