@@ -155,7 +155,8 @@ impl Shard {
         space.check_key(key, &memory.id)?;
         space.metadata.admit(&memory.metadata)?;
         let node = space.live_node(key, now);
-        if node.is_some() && mode == StoreMode::Create {
+        let exists = node.is_some() || space.merged.absorbed_one(key).is_some();
+        if exists && mode == StoreMode::Create {
             let detail = "a memory with this id exists; PUT replaces it, PATCH changes it";
             return Err(Rejection::at(Code::AlreadyExists, "/id", detail));
         }

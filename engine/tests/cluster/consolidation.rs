@@ -420,3 +420,16 @@ fn a_crash_at_any_moment_leaves_each_memory_as_it_was_or_merged() {
     }
     assert!(in_run > 20 && in_undo > 5, "crashes hit merges: {in_run} {in_undo}");
 }
+
+#[test]
+fn an_id_that_was_merged_is_taken() {
+    let (mut cluster, _) = merged(2);
+    let (space, mode, wait) = (SpaceName::default(), StoreMode::Create, Wait::Durable);
+    let memories = vec![memory("copy", "Something else")];
+    let request = Request::Store { space, memories, mode, wait };
+    let Ok(Answer::Stored { verdicts, .. }) = cluster.call(0, request) else {
+        panic!("no verdict")
+    };
+    assert_eq!(verdicts[0].as_ref().expect_err("it exists").code, Code::AlreadyExists);
+    assert!(read(&mut cluster, "copy").expect("it is there").merged_into.is_some());
+}

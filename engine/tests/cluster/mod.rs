@@ -3,12 +3,14 @@
 mod agreement;
 mod cold;
 mod consolidation;
+mod copies;
 mod images;
 mod isolation;
 mod life;
 mod redistribution;
 mod slices;
 mod writes;
+mod year;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;

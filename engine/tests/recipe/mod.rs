@@ -2,7 +2,7 @@
 //!
 //! Links, names and terms are made from content and metadata alone; vectors are searched exactly.
 
-mod evaluation;
+pub mod evaluation;
 
 use std::collections::BTreeMap;
 

@@ -20,7 +20,7 @@ use crate::progress::Progress;
 use crate::target::Target;
 
 /// Fields of a memory as it is read that a new one does not take.
-const FIELDS_OF_THE_SERVER: [&str; 2] = ["updated_at", "tier"];
+const FIELDS_OF_THE_SERVER: [&str; 4] = ["updated_at", "tier", "merged", "merged_into"];
 /// Fields of a link that a new one takes.
 const FIELDS_OF_A_LINK: [&str; 3] = ["to", "weight", "kind"];
 
@@ -67,6 +67,10 @@ impl Export {
     fn pages(&self, client: &mut Client, out: &mut impl Write) -> Result<(), Failure> {
         let with = if self.without_embeddings { "" } else { ",embedding" };
         let mut path = format!("/api/v1/memories?limit=500&with=content,metadata,links{with}");
+        if self.filter.is_none() {
+            // What was merged is stored again as the memory that it was.
+            path.push_str("&include_merged=true");
+        }
         if let Some(filter) = &self.filter {
             path.push_str(&format!("&filter={}", escaped(filter)));
         }

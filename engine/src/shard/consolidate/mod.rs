@@ -178,7 +178,9 @@ impl Runs {
 
     /// All that are known, by space.
     pub(super) fn all(&self) -> impl Iterator<Item = (SpaceNumber, &Run)> {
-        self.over.iter().flat_map(|(space, runs)| runs.iter().map(|run| (*space, run)))
+        let over = self.over.iter().flat_map(|(space, runs)| runs.iter().map(|run| (*space, run)));
+        let under_way = self.under_way.iter().filter(|(_, run)| run.is_written_down());
+        over.chain(under_way.map(|(space, run)| (*space, &run.run)))
     }
 }
 

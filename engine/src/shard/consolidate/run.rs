@@ -108,6 +108,11 @@ impl UnderWay {
         }
     }
 
+    /// Its start is in the log, and its end is not.
+    pub(super) fn is_written_down(&self) -> bool {
+        self.run.state.is_under_way() && !self.dry_run
+    }
+
     pub(super) fn view(&self) -> RunView {
         let mut view = RunView {
             run: self.run.clone(),
