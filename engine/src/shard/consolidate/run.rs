@@ -48,6 +48,9 @@ pub(in super::super) struct UnderWay {
     /// Where each shard's next memories begin.
     cursors: Vec<Option<u32>>,
     next_shard: usize,
+    /// Memories that others were merged into and that more may be like: first of all, so that all of
+    /// these go the same way.
+    filling: BTreeMap<MemoryKey, usize>,
     /// Memories to look at once more, with how many like each are wanted.
     again: BTreeMap<MemoryKey, usize>,
     /// How many like each of those that are being looked at are wanted.
@@ -91,6 +94,7 @@ impl UnderWay {
             waiting: false,
             cursors: vec![Some(0); usize::from(shards)],
             next_shard: 0,
+            filling: BTreeMap::new(),
             again: BTreeMap::new(),
             wanted: KeyMap::default(),
             patterns: Vec::new(),
@@ -181,6 +185,9 @@ impl UnderWay {
 
     /// The next memories to look at: those of all shards in turn, then those to look at once more.
     fn next_scan(&mut self) -> Option<Step> {
+        if let Some((key, count)) = self.filling.pop_first() {
+            return Some(self.scan_again(key, count));
+        }
         for offset in 0..self.cursors.len() {
             let shard = (self.next_shard + offset) % self.cursors.len();
             if let Some(from) = self.cursors[shard] {
@@ -191,8 +198,12 @@ impl UnderWay {
             }
         }
         let (key, count) = self.again.pop_first()?;
+        Some(self.scan_again(key, count))
+    }
+
+    fn scan_again(&mut self, key: MemoryKey, count: usize) -> Step {
         self.wanted = KeyMap::from_iter([(key.0, count)]);
-        Some(Step::Owner(key, ConsolidateAsk::Scan(ScanOf::Keys(vec![key]))))
+        Step::Owner(key, ConsolidateAsk::Scan(ScanOf::Keys(vec![key])))
     }
 
     fn scanned(&mut self, shard: ShardIx, of_cursor: bool, scanned: Scanned) {
@@ -280,7 +291,7 @@ impl UnderWay {
             self.gone.insert(goes.0, ());
             if let Some(count) = self.full.remove(&stays.key.0) {
                 // Now that these are merged, or passed over by a dry run, others come to light.
-                self.again.insert(stays.key, if self.dry_run { count * 2 } else { count });
+                self.filling.insert(stays.key, if self.dry_run { count * 2 } else { count });
             }
             if self.dry_run {
                 self.listed.push((gone.id.clone(), stays.id.clone()));
@@ -308,6 +319,7 @@ impl UnderWay {
             return Step::Merge(self.merging.drain(..count).collect());
         }
         let more = !self.again.is_empty()
+            || !self.filling.is_empty()
             || !self.unread.is_empty()
             || !self.patterns.is_empty()
             || self.cursors.iter().any(Option::is_some);
