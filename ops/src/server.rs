@@ -320,6 +320,7 @@ fn options(plan: &Plan, shards: u16) -> Options {
         drain: plan.drain,
         auth: plan.auth.clone(),
         metrics_guarded: plan.metrics_guarded,
+        tls: plan.tls.clone(),
         body_bytes_max: body_bytes(plan, shards),
         connections_max: engram_net::connections_per_core(usize::from(shards)),
         local_names_only: plan.listen.ip().is_loopback() && !plan.auth.is_required(),

@@ -45,10 +45,16 @@ pub struct Manifest {
 pub struct Directory {
     path: PathBuf,
     manifest: Manifest,
-    _lock: File,
+    lock: File,
 }
 
 impl Directory {
+    /// Lets go of the directory, whoever still knows of it.
+    pub(crate) fn release(&self) {
+        // Nobody writes any more: what is left of the lock ends with the process.
+        let _ = self.lock.unlock();
+    }
+
     /// Takes hold of a directory, made with `shards` shards where there is none.
     ///
     /// # Errors
@@ -58,7 +64,7 @@ impl Directory {
         make_directory(path)?;
         let lock = take_lock(path)?;
         let manifest = block_on(read_or_make_manifest(&PlainDisk, path, shards))?;
-        let directory = Self { path: path.to_owned(), manifest, _lock: lock };
+        let directory = Self { path: path.to_owned(), manifest, lock };
         directory.tidy()?;
         Ok(directory)
     }

@@ -81,6 +81,7 @@ pub struct Running {
     rooms: Arc<Rooms>,
     executors: Vec<ExecutorJoinHandle<()>>,
     image_folder: Option<PathBuf>,
+    directory: Arc<Directory>,
 }
 
 impl Running {
@@ -109,6 +110,7 @@ impl Running {
                 self.status.life().fail(ShardsError::Executor { reason: error.to_string() });
             }
         }
+        self.directory.release();
         self.status.life().take_failure().map_or(Ok(()), Err)
     }
 }
@@ -165,7 +167,7 @@ where
             .map_err(|error| ShardsError::Executor { reason: error.to_string() })?;
         executors.push(executor);
     }
-    Ok(Running { status, rooms: Arc::new(rooms), executors, image_folder })
+    Ok(Running { status, rooms: Arc::new(rooms), executors, image_folder, directory })
 }
 
 fn placement(place: CorePlace) -> Placement {

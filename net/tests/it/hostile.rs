@@ -124,7 +124,6 @@ fn what_is_not_offered_is_refused_and_the_connection_goes_on() {
         ("compressed", store("Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}"), 415, false),
         ("leading empty line", b"\r\nGET /livez HTTP/1.1\r\nHost: t\r\n\r\n".to_vec(), 200, false),
         ("HTTP/1.0 without host", b"GET /livez HTTP/1.0\r\n\r\n".to_vec(), 200, true),
-        ("later", get("/api/v1/snapshots"), 501, false),
     ];
     for (name, bytes, status, closes) in rows {
         check(name, &bytes, status, closes);

@@ -36,7 +36,7 @@ fn a_flag_wins_over_a_variable_over_a_file_over_a_default() {
 #[test]
 fn wrong_usage_ends_with_status_2_and_says_what_is_meant() {
     let folder = Folder::new();
-    let unknown = folder.file("a.toml", "listn = '127.0.0.1:1'").display().to_string();
+    let unknown = folder.file("a.toml", "lisen = '127.0.0.1:1'").display().to_string();
     let broken = folder.file("b.toml", "listen =").display().to_string();
     for (arguments, said) in [
         (vec!["serve", "--port", "1"], "--port"),

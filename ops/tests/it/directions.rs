@@ -5,7 +5,7 @@ use std::path::Path;
 /// Crates of the workspace and those that each may use, tests included.
 const DIRECTIONS: [(&str, &[&str]); 7] = [
     ("engine", &[]),
-    ("cold", &[]),
+    ("shards/cold", &[]),
     ("platform", &[]),
     ("shards", &["cold", "engine", "platform"]),
     ("net", &["engine", "platform"]),

@@ -7,14 +7,22 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Each crate and the crates of the workspace that it may use, in tests and builds too.
-const DIRECTIONS: [(&str, &[&str]); 6] = [
+const DIRECTIONS: [(&str, &[&str]); 7] = [
     ("engram-engine", &[]),
     ("engram-platform", &[]),
-    ("engram-shards", &["engram-engine", "engram-platform"]),
+    ("engram-cold", &[]),
+    ("engram-shards", &["engram-cold", "engram-engine", "engram-platform"]),
     ("engram-net", &["engram-engine", "engram-platform"]),
     (
         "engram",
-        &["engram-bench", "engram-engine", "engram-net", "engram-platform", "engram-shards"],
+        &[
+            "engram-bench",
+            "engram-cold",
+            "engram-engine",
+            "engram-net",
+            "engram-platform",
+            "engram-shards",
+        ],
     ),
     ("engram-bench", &["engram-engine"]),
 ];

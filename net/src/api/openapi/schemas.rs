@@ -294,6 +294,7 @@ fn recall_field(field: &str) -> Value {
         "exact" => flag(default.exact),
         "explain" => flag(default.explain),
         "reinforce" => flag(default.reinforce),
+        "include_merged" => flag(default.with.merged),
         "with" => nullable(array(one_of(&["content", "metadata", "embedding", "links"]), 4)),
         "timeout_ms" => whole(1, limits::TIMEOUT_MS_MAX, default.timeout_ms),
         other => unreachable!("{other} is a field of a recall without a schema"),
