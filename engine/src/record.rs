@@ -57,6 +57,26 @@ pub enum Kind {
     Demote = 13,
 }
 
+impl Kind {
+    /// Every kind there is.
+    pub const ALL: [Self; 14] = [
+        Self::Pad,
+        Self::PutSpace,
+        Self::DropSpace,
+        Self::Put,
+        Self::Delete,
+        Self::Link,
+        Self::Unlink,
+        Self::Traces,
+        Self::Lived,
+        Self::Merge,
+        Self::Prune,
+        Self::Run,
+        Self::Unprune,
+        Self::Demote,
+    ];
+}
+
 /// Where a record belongs: mixed into its checksum, so that bytes of another place never pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
@@ -221,23 +241,7 @@ fn head_checksum(header: &Header, head: &[u8]) -> u32 {
 }
 
 fn kind_of(kind: u8) -> Result<Kind, Damage> {
-    const ALL: [Kind; 14] = [
-        Kind::Pad,
-        Kind::PutSpace,
-        Kind::DropSpace,
-        Kind::Put,
-        Kind::Delete,
-        Kind::Link,
-        Kind::Unlink,
-        Kind::Traces,
-        Kind::Lived,
-        Kind::Merge,
-        Kind::Prune,
-        Kind::Run,
-        Kind::Unprune,
-        Kind::Demote,
-    ];
-    ALL.into_iter().find(|k| *k as u8 == kind).ok_or(Damage::Content("unknown kind"))
+    Kind::ALL.into_iter().find(|k| *k as u8 == kind).ok_or(Damage::Content("unknown kind"))
 }
 
 pub(crate) fn length_u32(length: usize) -> u32 {

@@ -9,23 +9,13 @@
 use engram_engine::record::{Contents, Draft, Kind, Stamp, View, read_head, read_put_head};
 use libfuzzer_sys::fuzz_target;
 
-const KINDS: [Kind; 7] = [
-    Kind::Pad,
-    Kind::PutSpace,
-    Kind::DropSpace,
-    Kind::Put,
-    Kind::Delete,
-    Kind::Link,
-    Kind::Unlink,
-];
-
 fuzz_target!(|bytes: &[u8]| {
     let Some((&choice, bytes)) = bytes.split_first() else { return };
     let _ = read_head(bytes);
     if let Ok(view) = View::read(bytes) {
         let _ = Contents::read(view.kind, view.head, view.tail);
     }
-    let kind = KINDS[usize::from(choice) % KINDS.len()];
+    let kind = Kind::ALL[usize::from(choice) % Kind::ALL.len()];
     let tail_bytes = usize::from(choice >> 3).min(bytes.len());
     let (head, tail) = bytes.split_at(bytes.len() - tail_bytes);
     let _ = read_put_head(head);
