@@ -1,4 +1,4 @@
-//! TLS of the listeners: certificates, and what is asked of clients.
+//! TLS of the listeners: certificates, and what is asked of clients; reading PEM for both ends.
 //!
 //! *Invariants*: TLS 1.3 only; a certificate that can't be read leaves the one before in force; no
 //! part of a private key is ever printed.
@@ -92,8 +92,7 @@ impl Tls {
 fn config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let chain = certificates(&files.certificates)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key)
-        .map_err(|error| TlsError::new(&files.key, format!("no private key in PEM: {error}")))?;
+    let key = private_key(&files.key)?;
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| TlsError::new(&files.certificates, error))?;
@@ -112,7 +111,11 @@ fn config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// Reads the certificates of a file, PEM.
+///
+/// # Errors
+/// [`TlsError`] where it can't be read or there is none in it.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let chain = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| TlsError::new(path, error))?;
@@ -122,15 +125,32 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(chain)
 }
 
-fn verifier(
-    path: &Path,
-    provider: Arc<CryptoProvider>,
-) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, TlsError> {
+/// Reads a private key, PEM.
+///
+/// # Errors
+/// [`TlsError`] where it can't be read or there is none in it.
+pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(path)
+        .map_err(|error| TlsError::new(path, format!("no private key in PEM: {error}")))
+}
+
+/// Reads the certificates of a file as those that are trusted.
+///
+/// # Errors
+/// [`TlsError`] where they can't be read or can't sign.
+pub fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
         roots.add(certificate).map_err(|error| TlsError::new(path, error))?;
     }
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+    Ok(roots)
+}
+
+fn verifier(
+    path: &Path,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, TlsError> {
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots(path)?), provider)
         .build()
         .map_err(|error| TlsError::new(path, error))
 }

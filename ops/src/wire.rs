@@ -10,10 +10,10 @@ use std::net::{IpAddr, Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use engram_net::tls;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore};
 
 /// Bytes that are read from a socket at once.
@@ -200,37 +200,21 @@ fn config(host: &str, files: &TlsFiles) -> io::Result<Arc<ClientConfig>> {
     let config = match &files.identity {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
-            let chain = certificates(certificate)?;
-            let key = PrivateKeyDer::from_pem_file(key).map_err(because(key))?;
-            builder.with_client_auth_cert(chain, key).map_err(because(certificate))?
+            let chain = tls::certificates(certificate).map_err(io::Error::other)?;
+            let key = tls::private_key(key).map_err(io::Error::other)?;
+            builder.with_client_auth_cert(chain, key).map_err(io::Error::other)?
         }
     };
     Ok(Arc::new(config))
 }
 
 fn roots(authorities: Option<&Path>) -> io::Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    match authorities {
-        Some(path) => {
-            for certificate in certificates(path)? {
-                roots.add(certificate).map_err(because(path))?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
+    if let Some(path) = authorities {
+        return tls::roots(path).map_err(io::Error::other);
     }
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     Ok(roots)
-}
-
-fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
-    CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(because(path))
-}
-
-fn because<E: std::fmt::Display>(path: &Path) -> impl FnOnce(E) -> io::Error {
-    move |error| io::Error::other(format!("{}: {error}", path.display()))
 }
 
 /// Takes any certificate of a server on this machine's loopback: what is there was started by this
