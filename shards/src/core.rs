@@ -448,7 +448,8 @@ fn serves_a_client(message: &Message) -> bool {
     }
 }
 
-fn micros(since: Instant) -> u64 {
+/// Microseconds that have passed since then.
+pub(crate) fn micros(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 

@@ -141,13 +141,7 @@ impl Life {
     pub(crate) fn enter(&self, shard: ShardIx, next: Phase) {
         let mut past = self.past();
         let (before, since) = past.shards[shard.index()];
-        assert!(
-            before.may_become(next),
-            "a shard that is {} never gets {}",
-            before.as_str(),
-            next.as_str()
-        );
-        past.of_shards[before as usize][next as usize] += 1;
+        count(&mut past.of_shards, "a shard", before, next);
         past.shards[shard.index()] = (next, Instant::now());
         log::debug!(
             "shard {}: {} after {} ms {}",
@@ -167,13 +161,7 @@ impl Life {
         if next == before {
             return;
         }
-        assert!(
-            before.may_become(next),
-            "a server that is {} never gets {}",
-            before.as_str(),
-            next.as_str()
-        );
-        past.of_server[before as usize][next as usize] += 1;
+        count(&mut past.of_server, "a server", before, next);
         let lasted = std::mem::replace(&mut past.server_since, Instant::now()).elapsed();
         self.server.store(next as u8, Ordering::Release);
         log::info!("{} after {} ms {}", next.as_str(), lasted.as_millis(), before.as_str());
@@ -182,6 +170,13 @@ impl Life {
     fn past(&self) -> MutexGuard<'_, Past> {
         self.past.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Checks a transition and counts it.
+fn count(transitions: &mut Transitions, of: &str, before: Phase, next: Phase) {
+    let (from, to) = (before.as_str(), next.as_str());
+    assert!(before.may_become(next), "{of} that is {from} never gets {to}");
+    transitions[before as usize][next as usize] += 1;
 }
 
 #[cfg(test)]

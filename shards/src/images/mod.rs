@@ -21,7 +21,7 @@ use engram_engine::phase::Phase;
 use engram_engine::shard::{Event, ShardImage};
 use glommio::timer::sleep;
 
-use crate::core::{Core, now};
+use crate::core::{Core, micros, now};
 use crate::directory::Directory;
 use crate::status::Counters;
 use cut::{Cut, Last, Outcome};
@@ -349,8 +349,7 @@ async fn make(core: &Rc<Core>, images: &Arc<Images>, last: bool) {
     core.shard.borrow_mut().thaw();
     core.drive(Event::Tick);
     let counters = core.counters();
-    let paused_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-    counters.image_pause_us_max.fetch_max(paused_us, Ordering::Relaxed);
+    counters.image_pause_us_max.fetch_max(micros(started), Ordering::Relaxed);
     if let Some((_, bytes)) = written {
         counters.image_bytes.store(bytes, Ordering::Relaxed);
     }

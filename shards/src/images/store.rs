@@ -293,19 +293,7 @@ fn is_private(folder: &Path) -> io::Result<()> {
 /// Bytes that may still be written where a path lies; 0 where that can't be told.
 pub(crate) fn free_bytes(path: &Path) -> u64 {
     let existing = path.ancestors().find(|path| path.exists());
-    let name = existing.and_then(|path| {
-        use std::os::unix::ffi::OsStrExt;
-        std::ffi::CString::new(path.as_os_str().as_bytes()).ok()
-    });
-    let Some(name) = name else { return 0 };
-    let mut found = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
-    // SAFETY: the name ends with a zero, and the buffer takes what statvfs writes.
-    if unsafe { libc::statvfs(name.as_ptr(), found.as_mut_ptr()) } != 0 {
-        return 0;
-    }
-    // SAFETY: statvfs succeeded and wrote all of it.
-    let found = unsafe { found.assume_init() };
-    found.f_bavail.saturating_mul(found.f_frsize)
+    existing.and_then(engram_platform::disk_free_bytes).unwrap_or(0)
 }
 
 /// Says how far a file was read.

@@ -15,7 +15,7 @@ use engram_engine::cold::segment;
 use futures_lite::future::block_on;
 
 use crate::cold::{segments_folder, store_of};
-use crate::directory::{make_directory, take_lock, write_manifest};
+use crate::directory::{generation_path, make_directory, shard_path, take_lock, write_manifest};
 use crate::error::ShardsError;
 use crate::plain::{PlainDisk, sync_directory};
 use crate::segment::segment_path;
@@ -58,18 +58,18 @@ pub fn restore(
     refuse_full(directory)?;
     let _held = take_lock(directory)?;
     progress.begin(manifest.raw_bytes());
-    let generation = directory.join(format!("generation-{:06}", manifest.directory.generation));
+    let generation = manifest.directory.generation;
+    let folder_of = |shard| shard_path(directory, generation, shard);
     for shard in 0..manifest.directory.shards {
-        make_directory(&generation.join(format!("shard-{shard:04}")))?;
+        make_directory(&folder_of(shard))?;
     }
     for file in &manifest.logs {
-        let folder = generation.join(format!("shard-{:04}", file.shard));
-        write_log(from, manifest, file, &folder, progress)?;
+        write_log(from, manifest, file, &folder_of(file.shard), progress)?;
     }
     for shard in 0..manifest.directory.shards {
-        sync_directory(&generation.join(format!("shard-{shard:04}")))?;
+        sync_directory(&folder_of(shard))?;
     }
-    sync_directory(&generation)?;
+    sync_directory(&generation_path(directory, generation))?;
     let segments = segments_folder(&store_of(directory)?);
     for file in &manifest.cold {
         let bytes = read_cold(from, &manifest.name, file)?;
