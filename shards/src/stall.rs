@@ -1,9 +1,10 @@
 //! What held a core for too long, by name.
 //!
-//! *Invariants*: every piece of work of a shard is timed, and so is each turn of a connection by
-//! whoever serves sockets; one counter a kind of work, written by its own core.
+//! *Invariants*: every piece of work of a shard is timed; one counter a kind of work, written by its
+//! own core.
 //!
-//! *Not here*: a core that does not run at all (`watchdog`).
+//! *Not here*: turns of connections, which nobody times; a core that does not run at all
+//! (`watchdog`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

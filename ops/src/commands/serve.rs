@@ -363,8 +363,8 @@ impl Obedience {
         });
     }
 
-    /// Reads again what may change while the server runs: keys, certificates, and the level of the log from the
-    /// file of settings. What can't be read stays as it was.
+    /// Reads again what may change while the server runs: keys, certificates, and the level of the
+    /// log from the file of settings. What can't be read stays as it was.
     fn reload(&self) {
         match read_level() {
             Ok(level) => {
