@@ -80,6 +80,7 @@ impl Sending {
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(settings.timeout))
             .http_status_as_error(false)
+            .tls_config(engram_cold::tls::of_system())
             .build();
         Self { settings, agent: config.into(), traced, counts }
     }

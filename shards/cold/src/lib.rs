@@ -11,6 +11,7 @@ mod error;
 mod file;
 mod s3;
 mod tier;
+pub mod tls;
 mod url;
 mod workers;
 

@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use ureq::http::{Method, Request, Response, StatusCode};
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::tls::{Certificate, PemItem, parse_pem};
 use ureq::{Agent, Body};
 
 use crate::error::ColdError;
 use crate::tier::{Object, Put};
+use crate::tls;
 use credentials::Credentials;
 pub use credentials::Variables;
 use sign::{Unsigned, encoded, sign};
@@ -225,9 +226,9 @@ fn parts_of(endpoint: &str) -> Result<(String, String), ColdError> {
 }
 
 fn agent(timeout: Duration, bundle: Option<String>) -> Result<Agent, ColdError> {
-    let roots = match bundle {
-        None => RootCerts::WebPki,
-        Some(path) => RootCerts::from(certificates(&path)?),
+    let tls = match bundle {
+        None => tls::of_system(),
+        Some(path) => tls::of(certificates(&path)?),
     };
     let config = Agent::config_builder()
         .timeout_connect(Some(timeout / 3))
@@ -236,7 +237,7 @@ fn agent(timeout: Duration, bundle: Option<String>) -> Result<Agent, ColdError> 
         .max_redirects(0)
         .max_redirects_will_error(false)
         .user_agent(concat!("engram/", env!("CARGO_PKG_VERSION")))
-        .tls_config(TlsConfig::builder().root_certs(roots).build())
+        .tls_config(tls)
         .build();
     Ok(config.into())
 }
