@@ -330,6 +330,9 @@ fn options(plan: &Plan, shards: u16) -> Options {
     }
 }
 
+/// How long a command on a data directory may take to leave images of what it wrote.
+const IMAGE_GRACE: Duration = Duration::from_secs(120);
+
 /// Opens a data directory for the commands of this process alone.
 ///
 /// # Errors
@@ -342,9 +345,9 @@ pub fn open_directory(directory: &Path, cold: Cold) -> Result<Server, Failure> {
         reshard: Reshard::Never,
         memory_bytes: memory_bytes(None)?,
         sockets: SocketWay::Ring,
-        fast_dir: default_fast_dir(),
-        // A command that is over leaves no images.
-        grace: Duration::ZERO,
+        // Memory is not left behind; what was written is kept ready for the next start on the SSD.
+        fast_dir: None,
+        grace: IMAGE_GRACE,
         wait: Wait::Durable,
         drain: Duration::from_secs(5),
         auth: Auth::default(),
