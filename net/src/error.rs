@@ -49,6 +49,7 @@ faults! {
     UnsupportedMediaType 415 "unsupported_media_type" "The body has a type that is not read here"
     ExpectationFailed 417 "expectation_failed" "The expectation cannot be met"
     IdempotencyConflict 422 "idempotency_key_reused" "The idempotency key came with another body before"
+    RateLimited 429 "rate_limited" "The client sends more requests than it may"
     HeadTooLarge 431 "head_too_large" "The head of the request is larger than allowed"
     OverCapacity 503 "over_capacity" "The server holds as much as it can"
 }

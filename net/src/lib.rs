@@ -12,6 +12,7 @@ pub mod error;
 pub mod exposition;
 pub mod json;
 mod metrics;
+pub mod rates;
 mod server;
 pub mod tls;
 pub mod trace;

@@ -33,9 +33,11 @@ pub enum Shed {
     BodyBytes,
     /// The server drains.
     Draining,
+    /// More requests of one client than its rate.
+    Rate,
 }
 
-const SHED: [(Shed, &str); 8] = [
+const SHED: [(Shed, &str); 9] = [
     (Shed::Connections, "connections"),
     (Shed::Evicted, "evicted"),
     (Shed::SlowHead, "slow_head"),
@@ -44,6 +46,7 @@ const SHED: [(Shed, &str); 8] = [
     (Shed::Idle, "idle"),
     (Shed::BodyBytes, "body_bytes"),
     (Shed::Draining, "draining"),
+    (Shed::Rate, "rate"),
 ];
 
 /// Counts of one route on one core.

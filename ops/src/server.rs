@@ -81,6 +81,8 @@ pub struct Plan {
     pub drain: Duration,
     /// Keys that clients need.
     pub auth: Auth,
+    /// Requests that a client may send.
+    pub rates: Option<engram_net::rates::Rates>,
     /// `/metrics` needs one, too.
     pub metrics_guarded: bool,
     /// Recalls that take as long are logged.
@@ -320,6 +322,7 @@ fn options(plan: &Plan, shards: u16) -> Options {
         drain: plan.drain,
         auth: plan.auth.clone(),
         metrics_guarded: plan.metrics_guarded,
+        rates: plan.rates.clone(),
         tls: plan.tls.clone(),
         body_bytes_max: body_bytes(plan, shards),
         connections_max: engram_net::connections_per_core(usize::from(shards)),
@@ -352,6 +355,7 @@ pub fn open_directory(directory: &Path, cold: Cold) -> Result<Server, Failure> {
         drain: Duration::from_secs(5),
         auth: Auth::default(),
         metrics_guarded: false,
+        rates: None,
         slow_recall: Duration::MAX,
         warm_up: Duration::ZERO,
         tracing: None,

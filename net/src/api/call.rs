@@ -28,6 +28,7 @@ use crate::error::{Checked, Fault, Problem};
 use crate::json::reader::{self, Reader};
 use crate::json::recall::with_part;
 use crate::metrics::{CoreMetrics, Registry};
+use crate::rates::Rates;
 use crate::server::reply::Payload;
 use crate::trace::{Active, Tracer};
 
@@ -51,6 +52,8 @@ pub struct Core<B> {
     pub metrics_guarded: bool,
     /// Requests must name this machine as `localhost` or by an address.
     pub local_names_only: bool,
+    /// Requests that a client may send, where that is limited.
+    pub rates: Option<Rates>,
     /// Recalls that take as long are logged.
     pub slow_recall: Duration,
     /// Traces, where somebody wants them.

@@ -5,6 +5,7 @@
 //!
 //! *Not here*: operations (`operations`), connections (`server`).
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -21,6 +22,7 @@ use crate::auth::Role;
 use crate::backend::Backend;
 use crate::error::{Checked, Fault, Problem, Reason};
 use crate::metrics::Shed;
+use crate::rates::Client;
 use crate::server::reply::Reply;
 use crate::server::watch::Watched;
 use crate::trace::{Active, Ended};
@@ -29,14 +31,23 @@ use crate::trace::{Active, Ended};
 const REQUEST_ID_BYTES_MAX: usize = 128;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Who sends a request.
+pub struct Asker {
+    /// Its connection.
+    pub watched: Rc<Watched>,
+    /// The address at the other end; anything where nobody asks.
+    pub address: IpAddr,
+}
+
 /// Answers one request; `draining` asks the client to close the connection afterwards.
 pub async fn answer<B: Backend>(
     core: Rc<Core<B>>,
-    watched: Rc<Watched>,
+    asker: Asker,
     request: Request<Incoming>,
     draining: bool,
 ) -> Response<Reply> {
     let start = Instant::now();
+    let Asker { watched, address } = asker;
     watched.begin();
     let _in_flight = InFlight::begin(&core);
     let (parts, incoming) = request.into_parts();
@@ -45,7 +56,8 @@ pub async fn answer<B: Backend>(
     let trace = trace.and_then(|tracer| tracer.begin(&parts.headers, || core.uuids.random()));
     let mut body = Some(Body::new(incoming, Rc::clone(&watched), core.metrics.clone()));
     let mut operation = None;
-    let asked = Asked { parts: &parts, request_id: &request_id, trace: trace.clone() };
+    let asked =
+        Asked { parts: &parts, request_id: &request_id, trace: trace.clone(), address, start };
     let result = answer_to(&core, asked, &mut body, &mut operation).await;
     let read = match &mut body {
         Some(body) if parts.headers.contains_key(header::EXPECT) => body.leave(),
@@ -96,6 +108,8 @@ struct Asked<'a> {
     parts: &'a Parts,
     request_id: &'a HeaderValue,
     trace: Option<Rc<Active>>,
+    address: IpAddr,
+    start: Instant,
 }
 
 async fn answer_to<B: Backend>(
@@ -104,7 +118,7 @@ async fn answer_to<B: Backend>(
     body: &mut Option<Body>,
     operation: &mut Option<Operation>,
 ) -> Checked<Answered> {
-    let Asked { parts, request_id, trace } = asked;
+    let Asked { parts, request_id, trace, address, start } = asked;
     check_head(parts)?;
     check_local(core, parts)?;
     if parts.method == Method::OPTIONS {
@@ -116,7 +130,12 @@ async fn answer_to<B: Backend>(
         Operation::Metrics if core.metrics_guarded => Role::Read,
         operation => operation.route().role,
     };
-    let grant = core.guard.check(&parts.headers, needed)?;
+    let grant = core.guard.check(&parts.headers, needed);
+    if needed > Role::Open {
+        let key = grant.as_ref().ok().and_then(Option::as_ref);
+        check_rate(core, key.map_or(Client::at(address), |key| Client::Key(&key.name)), start)?;
+    }
+    let grant = grant?;
     if matched.operation.asks_shards() {
         core.backend.admit(matched.operation.demand())?;
     }
@@ -174,6 +193,17 @@ fn check_local<B: Backend>(core: &Core<B>, parts: &Parts) -> Checked<()> {
         return Err(Problem::new(Fault::Forbidden, detail));
     }
     Ok(())
+}
+
+/// A client sends no more requests than it may. Whoever shows no key that fits counts by address,
+/// so that keys can't be guessed any faster.
+fn check_rate<B>(core: &Core<B>, client: Client<'_>, now: Instant) -> Checked<()> {
+    let Some(rates) = core.rates.as_ref().filter(|rates| !rates.lets_in(client, now)) else {
+        return Ok(());
+    };
+    core.metrics.shed(Shed::Rate);
+    let detail = format!("a client may send {} requests a second: send fewer", rates.per_second());
+    Err(Problem::new(Fault::RateLimited, detail))
 }
 
 fn is_local_name(host: &[u8]) -> bool {

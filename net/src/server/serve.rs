@@ -8,6 +8,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
@@ -28,12 +29,13 @@ use super::stream::{READ_BYTES_MAX, Scratch, Stream, scratch};
 use super::watch::{Connections, End, SWEEP_INTERVAL, Timeouts, Watched};
 use crate::api::body::Budget;
 use crate::api::call::Core;
-use crate::api::service;
+use crate::api::service::{self, Asker};
 use crate::api::uuid::Uuids;
 use crate::auth::{Auth, Guard};
 use crate::backend::Backend;
 use crate::error::Fault;
 use crate::metrics::{Registry, Shed};
+use crate::rates::Rates;
 use crate::tls::Tls;
 use crate::trace::Tracer;
 
@@ -75,6 +77,8 @@ pub struct Options {
     /// Requests must name the server as `localhost` or by an address, not by another name: for a
     /// listener on loopback without keys, which pages of other sites could reach otherwise.
     pub local_names_only: bool,
+    /// Requests that a client may send, the same for each core; `None`: any number.
+    pub rates: Option<Rates>,
     /// Recalls that take as long are logged.
     pub slow_recall: Duration,
     /// Traces, where somebody wants them.
@@ -94,6 +98,7 @@ impl Default for Options {
             metrics_guarded: false,
             tls: None,
             local_names_only: false,
+            rates: None,
             slow_recall: Duration::from_secs(1),
             tracer: None,
         }
@@ -149,6 +154,7 @@ pub async fn serve<B: Backend>(
         guard: Guard::new(options.auth.clone()),
         metrics_guarded: options.metrics_guarded,
         local_names_only: options.local_names_only,
+        rates: options.rates.clone(),
         slow_recall: options.slow_recall,
         tracer: options.tracer.clone(),
     };
@@ -254,13 +260,14 @@ async fn connection<B: Backend>(
     slot: usize,
     watched: Rc<Watched>,
 ) {
+    let address = peer_address(&shared, &stream);
     let peer = match &shared.options.tls {
         None => Some(Peer::Plain(stream)),
         Some(tls) => shake_hands(&shared, tls, stream, &watched).await,
     };
     if let Some(peer) = peer {
         let stream = Stream::new(peer, Rc::clone(&watched), Rc::clone(&shared.scratch));
-        converse(&shared, stream, &watched).await;
+        converse(&shared, stream, &watched, address).await;
     }
     shared.connections.remove(slot);
     count_open(&shared);
@@ -294,11 +301,24 @@ async fn shake_hands<B: Backend>(
     None
 }
 
-async fn converse<B: Backend>(shared: &Rc<Shared<B>>, stream: Stream<Peer>, watched: &Rc<Watched>) {
+/// Where a client is, if that counts. One that has gone already is nowhere.
+fn peer_address<B>(shared: &Shared<B>, stream: &Socket) -> IpAddr {
+    let counts = shared.options.rates.is_some();
+    let address = counts.then(|| stream.peer_address().ok()).flatten();
+    address.map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip())
+}
+
+async fn converse<B: Backend>(
+    shared: &Rc<Shared<B>>,
+    stream: Stream<Peer>,
+    watched: &Rc<Watched>,
+    address: IpAddr,
+) {
     let service = service_fn(|request| {
         let (core, watched) = (Rc::clone(&shared.core), Rc::clone(watched));
         let draining = shared.stage.get() > Stage::Serving;
-        async move { Ok::<_, Infallible>(service::answer(core, watched, request, draining).await) }
+        let asker = Asker { watched, address };
+        async move { Ok::<_, Infallible>(service::answer(core, asker, request, draining).await) }
     });
     let mut http = http1::Builder::new();
     http.half_close(true)

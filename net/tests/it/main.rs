@@ -8,4 +8,5 @@ mod contract;
 mod cores;
 mod fake;
 mod hostile;
+mod rates;
 mod server;

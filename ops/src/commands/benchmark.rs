@@ -152,6 +152,7 @@ impl Benchmark {
             drain: Duration::from_secs(20),
             auth: Auth::default(),
             metrics_guarded: false,
+            rates: None,
             slow_recall: Duration::MAX,
             warm_up: Duration::ZERO,
             tracing: None,

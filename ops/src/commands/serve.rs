@@ -6,6 +6,7 @@
 //! *Not here*: how it starts and drains (`crate::server`).
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use clap::Args;
 use engram_cold::{ColdUrl, Limits};
 use engram_engine::request;
 use engram_net::auth::{Auth, KeysFile};
+use engram_net::rates::{RATE_MAX, Rates};
 use engram_net::tls::{Tls, TlsFiles};
 use engram_platform::sockets::SocketWay;
 use engram_platform::{CpuList, PlacementOptions, Signal, Signals};
@@ -105,6 +107,10 @@ pub struct Settings {
     /// Certificates by which clients must be signed, PEM: others are turned away
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
+    /// Requests a second of one key, or of one address without keys [default: any number]
+    #[arg(long, value_name = "COUNT",
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(RATE_MAX)))]
+    rate_limit: Option<u32>,
     /// Ask for a key at /metrics, too
     #[arg(long)]
     guard_metrics: bool,
@@ -164,6 +170,7 @@ impl Settings {
             ("tls-cert", path(&self.tls_cert)),
             ("tls-key", path(&self.tls_key)),
             ("tls-client-ca", path(&self.tls_client_ca)),
+            ("rate-limit", or(self.rate_limit.map(|count| count.to_string()), "none")),
             ("guard-metrics", self.guard_metrics.to_string()),
             ("insecure", self.insecure.to_string()),
             ("warm-up", duration_text(self.warm_up)),
@@ -230,6 +237,7 @@ impl Settings {
                 None => Auth::default(),
             },
             metrics_guarded: self.guard_metrics,
+            rates: self.rate_limit.and_then(NonZeroU32::new).map(Rates::new),
             slow_recall: self.slow_recall,
             warm_up: self.warm_up,
             tracing: None,

@@ -11,7 +11,8 @@ mod steering;
 
 use std::future::poll_fn;
 use std::io;
-use std::net::TcpListener;
+use std::mem::ManuallyDrop;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -134,6 +135,17 @@ impl Socket {
         }
     }
 
+    /// The address at the other end.
+    ///
+    /// # Errors
+    /// Where nobody is there any more.
+    pub fn peer_address(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Ring(socket) => socket.with_descriptor(peer_address),
+            Self::Glommio(socket) => socket.peer_addr().map_err(Into::into),
+        }
+    }
+
     /// Lets closing reset the connection, so that what the client did not take is not kept for it.
     pub fn reset_on_close(&self) {
         match self {
@@ -141,6 +153,12 @@ impl Socket {
             Self::Glommio(socket) => linger_not(socket),
         }
     }
+}
+
+fn peer_address(fd: &OwnedFd) -> io::Result<SocketAddr> {
+    // SAFETY: the stream is never dropped, so that the descriptor stays its owner's.
+    let stream = unsafe { TcpStream::from_raw_fd(fd.as_raw_fd()) };
+    ManuallyDrop::new(stream).peer_addr()
 }
 
 /// A refusal leaves an orderly close, which is no harm.

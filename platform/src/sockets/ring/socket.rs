@@ -27,8 +27,8 @@ impl RingSocket {
     }
 
     /// Does something with the descriptor.
-    pub fn with_descriptor(&self, act: impl FnOnce(&OwnedFd)) {
-        self.ring.with(|table| act(table.descriptor(self.slot)));
+    pub fn with_descriptor<T>(&self, act: impl FnOnce(&OwnedFd) -> T) -> T {
+        self.ring.with(|table| act(table.descriptor(self.slot)))
     }
 
     /// The socket alone, where nothing has happened on it.
