@@ -31,6 +31,10 @@ class Report:
             print(f"  FAULT {what}")
         return bool(holds)
 
+    def note(self, what):
+        """Something that was counted and is no fault."""
+        print(f"  {what}")
+
     def leave_out(self, what):
         self.left_out.append(what)
 

@@ -18,6 +18,7 @@ import urllib.request
 
 import yaml
 
+import contract
 import seccomp
 from alerts import promtool, rules
 
@@ -25,7 +26,7 @@ from alerts import promtool, rules
 FOREIGN = {"up", "kubelet_volume_stats_available_bytes", "kubelet_volume_stats_capacity_bytes"}
 FOREIGN |= {"kube_job_status_failed"}
 READY_WITHIN_S = 60
-KEY = "a key for these checks"
+KEY = "a-key-for-these-checks"
 
 
 def free_port():
@@ -91,6 +92,9 @@ class Server:
         self.report.section("metrics of alerts and dashboards")
         self.metrics(root)
         self.section_prometheus(root)
+        contract.check(root, self.report, f"http://127.0.0.1:{self.port}", KEY)
+        status, said = self.get("/health/ready")
+        self.report.check(status == 200, f"after all of it the server is not ready: {said}")
 
     def run(self, *words, **environment):
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ENGRAM_")}
