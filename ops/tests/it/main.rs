@@ -16,5 +16,6 @@ mod reference;
 mod refusals;
 mod resharding;
 mod server;
+mod siege;
 mod snapshots;
 mod tls;

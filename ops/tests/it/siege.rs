@@ -1,0 +1,206 @@
+//! Attackers that hold connections are shed, and whoever asks honestly hardly notices.
+//!
+//! `ENGRAM_TEST_ATTACKERS=20000` makes it as many, and asks for what is promised of a machine that
+//! does nothing else.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::server::{Folder, Server, eventually};
+
+/// How many attack, unless `ENGRAM_TEST_ATTACKERS` says otherwise.
+const ATTACKERS: usize = 400;
+/// Tests run side by side: what others take of the machine is no fault of the server.
+const NOISE: Duration = Duration::from_millis(250);
+/// Pause between two bytes of a slow client, and between two recalls of an honest one.
+const DRIP: Duration = Duration::from_secs(1);
+const OPENED_AT_ONCE: usize = 50;
+const OPEN_PAUSE: Duration = Duration::from_millis(10);
+const RECALL_PAUSE: Duration = Duration::from_millis(5);
+const HONEST: usize = 2;
+/// Past the times of `docs/http.md`: a head 10 s, a body 15 s, what is not taken 15 s.
+const SLOW_FOR_MAX: Duration = Duration::from_secs(45);
+const LARGE_BYTES: usize = 1 << 20;
+
+/// How an attacker holds its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Silent,
+    SlowHead,
+    SlowBody,
+    SlowReader,
+}
+
+impl Way {
+    /// Of 100 attackers so many of each. Those who do not read cost the kernel megabytes each, and
+    /// where it runs short of them it takes answers in drops, which counts as slow, not as silent.
+    fn of(number: usize) -> Self {
+        match number % 100 {
+            0..=39 => Self::Silent,
+            40..=69 => Self::SlowHead,
+            70..=98 => Self::SlowBody,
+            _ => Self::SlowReader,
+        }
+    }
+
+    fn begin(self) -> Vec<u8> {
+        let get = "GET /api/v1/memories/large HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        let text = match self {
+            Self::Silent => "",
+            Self::SlowHead => "GET /livez HTTP/1.1\r\nHost: localhost\r\n",
+            Self::SlowBody => {
+                "POST /api/v1/recall HTTP/1.1\r\nHost: localhost\r\n\
+                 Content-Type: application/json\r\nContent-Length: 100000\r\n\r\n{"
+            }
+            Self::SlowReader => return get.repeat(32).into_bytes(),
+        };
+        text.as_bytes().to_vec()
+    }
+
+    fn go_on(self) -> &'static [u8] {
+        match self {
+            Self::Silent | Self::SlowReader => b"",
+            Self::SlowHead => b"X: y\r\n",
+            Self::SlowBody => b" ",
+        }
+    }
+}
+
+struct Attacker {
+    way: Way,
+    stream: Option<TcpStream>,
+    begun: Instant,
+    held: Duration,
+}
+
+impl Attacker {
+    fn begin(address: SocketAddr, way: Way) -> Self {
+        let begun = Instant::now();
+        let stream = TcpStream::connect(address).ok();
+        if let Some(mut stream) = stream.as_ref() {
+            stream.set_nonblocking(true).expect("a socket need not block");
+            // What does not go out at once is more than a server takes.
+            let _ignored = stream.write(&way.begin());
+        }
+        Self { way, stream, begun, held: Duration::ZERO }
+    }
+
+    /// Sends a little more, and sees whether the server has hung up.
+    fn drip(&mut self) {
+        let Some(mut stream) = self.stream.as_ref() else { return };
+        let written = stream.write(self.way.go_on());
+        let mut answer = [0; 512];
+        let read = match self.way {
+            Way::SlowReader => stream.peek(&mut answer).map(|count| count.max(1)),
+            Way::Silent | Way::SlowHead | Way::SlowBody => stream.read(&mut answer),
+        };
+        let waits = |error: &std::io::Error| error.kind() == ErrorKind::WouldBlock;
+        let broken = written.is_err_and(|error| !waits(&error))
+            || stream.take_error().is_ok_and(|error| error.is_some());
+        let ended = match read {
+            Ok(count) => count == 0,
+            Err(error) => !waits(&error),
+        };
+        if ended || broken {
+            self.held = self.begun.elapsed();
+            self.stream = None;
+        }
+    }
+}
+
+/// Attacks until every slow one was shed or time is over.
+fn attack(address: SocketAddr, count: usize) -> Vec<Attacker> {
+    let mut attackers = Vec::new();
+    for number in 0..count {
+        attackers.push(Attacker::begin(address, Way::of(number)));
+        // The machine is theirs, too: opening takes from the server what a network would not.
+        if number % OPENED_AT_ONCE == 0 {
+            std::thread::sleep(OPEN_PAUSE);
+        }
+    }
+    let begun = Instant::now();
+    let holds = |attacker: &Attacker| attacker.way != Way::Silent && attacker.stream.is_some();
+    while begun.elapsed() < SLOW_FOR_MAX && attackers.iter().any(holds) {
+        std::thread::sleep(DRIP);
+        attackers.iter_mut().for_each(Attacker::drip);
+    }
+    attackers
+}
+
+/// Recalls until told to stop; how long each took.
+fn recall(server: &Server, stop: &AtomicBool) -> Vec<Duration> {
+    let mut connection = server.connect();
+    let body = json!({"cues": [{"text": "lantern of house 7"}]}).to_string();
+    let mut took = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let begun = Instant::now();
+        let headers = "Content-Type: application/json\r\n";
+        let reply = connection.call("POST", "/api/v1/recall", headers, body.as_bytes());
+        assert_eq!(reply.expect("an honest client keeps its connection").status, 200);
+        took.push(begun.elapsed());
+        std::thread::sleep(RECALL_PAUSE);
+    }
+    took
+}
+
+/// What honest clients see while something happens: the slowest recall of a hundred.
+fn p99_during<T>(server: &Server, what: impl FnOnce() -> T) -> (Duration, T) {
+    let stop = AtomicBool::new(false);
+    let (mut took, done) = std::thread::scope(|scope| {
+        let honest: Vec<_> = (0..HONEST).map(|_| scope.spawn(|| recall(server, &stop))).collect();
+        let done = what();
+        stop.store(true, Ordering::Relaxed);
+        let took = honest.into_iter().flat_map(|one| one.join().expect("it is answered"));
+        (took.collect::<Vec<_>>(), done)
+    });
+    took.sort_unstable();
+    (took[took.len() * 99 / 100], done)
+}
+
+fn fill(server: &Server) {
+    let line = |number: u64| {
+        let content = format!("the lantern of house {number} in street {}", number % 97);
+        format!("{}\n", json!({"id": format!("m{number}"), "content": content}))
+    };
+    let lines: String = (0..2000).map(line).collect();
+    let headers = "Content-Type: application/x-ndjson\r\n";
+    let stored = server.connect().call("POST", "/api/v1/memories/batch", headers, lines.as_bytes());
+    assert_eq!(stored.expect("the server answers").status, 200);
+    let large = json!({"id": "large", "content": "x".repeat(LARGE_BYTES)});
+    server.ask("POST", "/api/v1/memories", &large);
+}
+
+fn gauge(server: &Server, name: &str) -> u64 {
+    let metrics = server.call("GET", "/metrics", &serde_json::Value::Null).body;
+    let text = String::from_utf8(metrics).expect("metrics are text");
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|value| value.parse().ok()).expect("the metric is there")
+}
+
+#[test]
+fn attackers_are_shed_and_honest_clients_hardly_notice() {
+    let asked = std::env::var("ENGRAM_TEST_ATTACKERS").ok();
+    let count = asked.as_ref().map_or(ATTACKERS, |text| text.parse().expect("it is a number"));
+    let noise = if asked.is_some() { Duration::ZERO } else { NOISE };
+    let folder = Folder::new();
+    let server = Server::start(&folder.0.join("data"), &["--shards", "2"]);
+    fill(&server);
+    let (idle, ()) = p99_during(&server, || std::thread::sleep(Duration::from_secs(4)));
+    let address = server.address;
+    let (attacked, mut attackers) = p99_during(&server, || attack(address, count));
+    println!("{count} attackers: recall P99 {attacked:?}, {idle:?} before");
+    for way in [Way::Silent, Way::SlowHead, Way::SlowBody, Way::SlowReader] {
+        let of = || attackers.iter().filter(|attacker| attacker.way == way);
+        let shed = of().filter(|attacker| attacker.stream.is_none()).count();
+        let longest = of().map(|attacker| attacker.held).max().unwrap_or_default();
+        println!("{way:?}: {shed} of {} shed, the last after {longest:.1?}", of().count());
+        assert!(way == Way::Silent || shed == of().count(), "{way:?} ones are still there");
+    }
+    assert!(attacked <= (3 * idle).max(noise), "P99 {attacked:?}, {idle:?} before");
+    attackers.clear();
+    eventually("nothing is left of them", || gauge(&server, "engram_http_connections") <= 1);
+}
