@@ -2,7 +2,7 @@
 //! can be done. Each row of a table is one condition.
 //!
 //! *Invariants*: recalls arrive in an open loop of the same rate in every row but those of overload,
-//! so that the rows can be compared; what is not there is said, not left out.
+//! so that the rows can be compared.
 //!
 //! *Not here*: the server (`child`), one run (`run`).
 
@@ -88,13 +88,6 @@ impl Row {
             latency_us: Percentiles::of(latency),
             remark: String::new(),
         }
-    }
-
-    fn absent(condition: &str, remark: String) -> Self {
-        let latency_us = Percentiles::default();
-        let (offered_per_s, ok_per_s) = (None, 0.0);
-        let condition = condition.to_owned();
-        Self { condition, offered_per_s, ok_per_s, refused: 0, failed: 0, latency_us, remark }
     }
 
     /// More was asked for than can be done: what could not be sent is no failure of the server's.
@@ -210,14 +203,44 @@ impl Stage {
 
     /// Recalls while the default space is consolidated.
     fn while_consolidating(&mut self, rate: f64) -> io::Result<Row> {
-        const NAME: &str = "while consolidating";
-        let mut connection = Connection::open(self.served.address, Duration::from_secs(30))?;
-        let body = br#"{"threshold":0.01,"dry_run":true}"#;
-        let reply = connection.call("POST", "/api/v1/consolidations", JSON, body)?;
-        if !(200..300).contains(&reply.status) {
-            return Ok(Row::absent(NAME, format!("not started: status {}", reply.status)));
+        let over = Arc::new(AtomicBool::new(false));
+        let (address, told) = (self.served.address, over.clone());
+        let runs = std::thread::spawn(move || consolidate_until(address, &told));
+        let row = self.at_rate("while consolidating", rate);
+        over.store(true, Ordering::Relaxed);
+        let runs = runs.join().map_err(|_| io::Error::other("the consolidator panicked"))??;
+        let mut row = row?;
+        row.remark = runs;
+        Ok(row)
+    }
+}
+
+/// Keeps a consolidation going until told to end; what became of the runs.
+fn consolidate_until(address: std::net::SocketAddr, over: &AtomicBool) -> io::Result<String> {
+    const RUNS: &str = "/api/v1/consolidations";
+    let mut connection = Connection::open(address, Duration::from_secs(30))?;
+    let mut ask = |method: &str, path: &str, headers: &str, body: &[u8]| {
+        connection.call(method, path, headers, body)?.json().map_err(io::Error::other)
+    };
+    let mut whole = 0;
+    loop {
+        let started = ask("POST", RUNS, JSON, b"{}")?;
+        let run = format!("{RUNS}/{}", started["id"].as_str().unwrap_or_default());
+        loop {
+            let view = ask("GET", &run, "", b"")?;
+            if view["state"] != "running" {
+                whole += 1;
+                break;
+            }
+            if over.load(Ordering::Relaxed) {
+                let share = view["progress"].as_f64().unwrap_or(0.0) * 100.0;
+                return Ok(format!("{whole} runs whole, {share:.0} % of the last"));
+            }
+            std::thread::sleep(Duration::from_millis(100));
         }
-        self.at_rate(NAME, rate)
+        if over.load(Ordering::Relaxed) {
+            return Ok(format!("{whole} runs whole"));
+        }
     }
 }
 
