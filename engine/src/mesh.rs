@@ -13,6 +13,7 @@ use crate::cold::ColdSegmentId;
 use crate::filter::Filter;
 use crate::fixed::Activation;
 use crate::key::MemoryKey;
+use crate::life::run::RunId;
 use crate::life::{Lift, Lived, Outcome};
 use crate::model::{
     Link, LinkKind, Memory, MemoryId, NewMemory, SpaceConfig, SpaceName, Tier, Timestamp,
@@ -107,8 +108,8 @@ pub enum Ask {
     Fetch { space: SpaceName, keys: Vec<MemoryKey>, filter: Arc<Filter>, with: With, reach: Reach },
     /// The contents of a cold memory for the answer; it comes back to warm.
     FetchCold { space: SpaceName, key: MemoryKey, with: With },
-    /// Move memories of this shard to the cold tier.
-    Demote { space: SpaceName, keys: Vec<MemoryKey> },
+    /// Move memories of this shard to the cold tier, for a client or for a consolidation.
+    Demote { space: SpaceName, keys: Vec<MemoryKey>, run: Option<RunId> },
     /// Forget memories whose time is over, a bounded number at once.
     Expire,
     /// How many records of each cold segment are in use, once that is durable.

@@ -5,16 +5,20 @@
 //!
 //! *Not here*: segments, blocks and syncing (`shards`), the picture of the bytes (docs/formats.md).
 
+mod life;
+
 use crate::cold::Demoted;
 use crate::fixed;
 use crate::key::MemoryKey;
-use crate::life::run::{Run, RunCounts, RunId, RunState};
+use crate::life::run::{Run, RunId};
 use crate::life::{Lived, Trace};
 use crate::mesh::AutomaticKind;
 use crate::model::{
     Link, LinkKind, MemoryId, Metadata, Metric, SpaceConfig, SpaceName, Timestamp, VectorEncoding,
     Weight,
 };
+
+use life::{read_pruned, read_run, read_traces, write_run, write_traces};
 
 /// Version of the record format.
 pub const VERSION: u8 = 1;
@@ -472,7 +476,7 @@ impl Contents {
             Kind::Unprune => Self::Unprune { space: SpaceNumber(r.u32()?), run: RunId(r.u64()?) },
             Kind::Demote => Self::Demote(Box::new(Demoted::read(&mut r, tail)?)),
         };
-        if r.0.is_empty() { Ok(contents) } else { Err(Damage::Content("bytes left over")) }
+        if r.is_empty() { Ok(contents) } else { Err(Damage::Content("bytes left over")) }
     }
 }
 
@@ -596,76 +600,6 @@ fn read_optional_kind(r: &mut Reader<'_>) -> Result<Option<LinkKind>, Damage> {
     LinkKind::new(kind).map(Some).map_err(|_| Damage::Content("link kind"))
 }
 
-fn write_traces(w: &mut Writer, traces: &TracesRecord) {
-    w.u32(traces.space.0).u32(length_u32(traces.memories.len()));
-    for (key, trace) in &traces.memories {
-        w.u64(key.0);
-        write_trace(w, *trace);
-    }
-    w.u32(length_u32(traces.ways.len()));
-    for (from, to, kind, trace) in &traces.ways {
-        w.u64(from.0).u64(to.0).short(kind.as_str());
-        write_trace(w, *trace);
-    }
-}
-
-fn write_trace(w: &mut Writer, trace: Trace) {
-    w.u32(trace.strength.cast_unsigned()).u32(trace.at.0);
-}
-
-fn read_traces(r: &mut Reader<'_>) -> Result<TracesRecord, Damage> {
-    let space = SpaceNumber(r.u32()?);
-    let count = r.u32()? as usize;
-    let mut memories = Vec::with_capacity(count.min(r.0.len() / 16));
-    for _ in 0..count {
-        memories.push((MemoryKey(r.u64()?), read_trace(r)?));
-    }
-    let count = r.u32()? as usize;
-    let mut ways = Vec::with_capacity(count.min(r.0.len() / 26));
-    for _ in 0..count {
-        let (from, to) = (MemoryKey(r.u64()?), MemoryKey(r.u64()?));
-        let kind = LinkKind::new(r.short()?).map_err(|_| Damage::Content("link kind"))?;
-        ways.push((from, to, kind, read_trace(r)?));
-    }
-    Ok(TracesRecord { space, memories, ways })
-}
-
-fn read_trace(r: &mut Reader<'_>) -> Result<Trace, Damage> {
-    Ok(Trace::from_parts(r.u32()?.cast_signed(), Lived(r.u32()?)))
-}
-
-fn read_pruned(r: &mut Reader<'_>) -> Result<Vec<(MemoryKey, AutomaticKind)>, Damage> {
-    let count = r.u32()? as usize;
-    let mut links = Vec::with_capacity(count.min(r.0.len() / 10));
-    for _ in 0..count {
-        let (to, name) = (MemoryKey(r.u64()?), r.short()?);
-        let kind = AutomaticKind::ALL.into_iter().find(|kind| kind.as_str() == name);
-        links.push((to, kind.ok_or(Damage::Content("kind of an automatic link"))?));
-    }
-    Ok(links)
-}
-
-fn write_run(w: &mut Writer, run: &Run) {
-    w.u64(run.id.0).u8(run.state as u8);
-    w.i64(run.started_at.0).i64(run.finished_at.map_or(i64::MIN, |at| at.0));
-    w.u32(run.threshold.to_bits());
-    w.u64(run.counts.compared).u64(run.counts.merged).u64(run.counts.pruned);
-}
-
-fn read_run(r: &mut Reader<'_>) -> Result<Run, Damage> {
-    let (id, state) = (RunId(r.u64()?), r.u8()?);
-    let state = RunState::ALL.into_iter().find(|known| *known as u8 == state);
-    let (started_at, finished_at) = (Timestamp(r.i64()?), r.i64()?);
-    Ok(Run {
-        id,
-        state: state.ok_or(Damage::Content("state of a run"))?,
-        started_at,
-        finished_at: (finished_at != i64::MIN).then_some(Timestamp(finished_at)),
-        threshold: f32::from_bits(r.u32()?),
-        counts: RunCounts { compared: r.u64()?, merged: r.u64()?, pruned: r.u64()? },
-    })
-}
-
 const ASSOCIATES: u8 = 1;
 const TITLE_FROM_CONTENT: u8 = 2;
 
@@ -747,6 +681,10 @@ impl Writer {
 pub(crate) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
+    /// Nothing is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
     pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], Damage> {
         let (taken, rest) =
             self.0.split_at_checked(count).ok_or(Damage::Content("it ends too early"))?;

@@ -106,12 +106,19 @@ pub struct Cold {
     pub limits: ColdLimits,
     /// Pause between two sweeps.
     pub sweep_pause: Duration,
+    /// Consolidation moves memories there: somebody said where it is.
+    pub demotes: bool,
 }
 
 impl Cold {
-    /// The tier for a command that opens a directory by itself.
-    pub fn of(url: ColdUrl) -> Self {
-        Self { url, limits: ColdLimits::default(), sweep_pause: Duration::from_secs(60) }
+    /// The tier for a command that opens a directory by itself; `None`: none was named.
+    pub fn of(named: Option<&ColdUrl>, data_dir: &Path) -> Self {
+        Self {
+            url: named.cloned().unwrap_or_else(|| cold_folder(data_dir)),
+            limits: ColdLimits::default(),
+            sweep_pause: Duration::from_secs(60),
+            demotes: named.is_some(),
+        }
     }
 
     fn tier(&self) -> Result<Arc<Tier>, Failure> {
@@ -200,6 +207,7 @@ impl Server {
             directory,
             cold: plan.cold.tier()?,
             sweep_pause: plan.cold.sweep_pause,
+            demotes: plan.cold.demotes,
         };
         let topology =
             serde_json::to_value(&report).map_err(Failure::because("the topology is no JSON"))?;

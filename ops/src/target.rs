@@ -78,8 +78,8 @@ impl Target {
     pub fn open(&self, origins: &Origins) -> Result<Opened, Failure> {
         let server = match self.directory(origins) {
             Some(directory) => {
-                let url = self.cold_url.clone().unwrap_or_else(|| server::cold_folder(directory));
-                Some(server::open_directory(directory, server::Cold::of(url))?)
+                let cold = server::Cold::of(self.cold_url.as_ref(), directory);
+                Some(server::open_directory(directory, cold)?)
             }
             None => None,
         };

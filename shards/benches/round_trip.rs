@@ -57,7 +57,8 @@ fn measure(shards: u16, spin: Duration) {
     let cold = engram_cold::Tier::new(folder, engram_cold::Limits::default());
     let cold = Arc::new(cold.expect("a folder needs no settings"));
     let sweep_pause = Duration::from_secs(60);
-    let config = Config { directory, places, cache_bytes: 1 << 20, images, cold, sweep_pause };
+    let (cache_bytes, demotes) = (1 << 20, false);
+    let config = Config { directory, places, cache_bytes, images, cold, sweep_pause, demotes };
     let running = start(config, move |handle| run(handle, shards, spin));
     running.expect("the shards start").join().expect("the shards end");
 }

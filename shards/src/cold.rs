@@ -316,7 +316,7 @@ impl Core {
 pub(crate) async fn run_sweeps(handle: Handle, pause: Duration) {
     loop {
         sleep(pause).await;
-        if handle.status().life().phase() != Phase::Running {
+        if !matches!(handle.status().life().phase(), Phase::Running | Phase::Consolidating) {
             continue;
         }
         let _counted = handle.call(Request::Expire).await;

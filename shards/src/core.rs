@@ -422,6 +422,13 @@ impl Core {
         meters.index_backlog.set(counts.index_backlog);
         meters.association_backlog.set(counts.association_backlog);
         meters.operations_in_flight.set(shard.in_flight() as u64);
+        let lives = shard.lives();
+        meters.merged.set(lives.merged);
+        meters.pruned.set(lives.pruned);
+        meters.demoted.set(lives.demoted);
+        meters.promoted.set(lives.promoted);
+        meters.runs.iter().zip(lives.runs).for_each(|(meter, count)| meter.set(count));
+        meters.run_permille.set((shard.run_progress().unwrap_or(0.0) * 1000.0) as u64);
     }
 
     /// Ends operations at their deadlines.
@@ -443,6 +450,7 @@ impl Core {
 fn serves_a_client(message: &Message) -> bool {
     match message {
         Message::Ask(_, Ask::Mentions { .. } | Ask::Consolidate(..)) => false,
+        Message::Ask(_, Ask::Demote { run: Some(_), .. }) => false,
         Message::Reply(..) | Message::Tell(..) => false,
         Message::Ask(..) => true,
     }

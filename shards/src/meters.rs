@@ -5,6 +5,7 @@
 //!
 //! *Not here*: counters and phases (`status`), names and labels (`ops`).
 
+use engram_engine::life::run::RunState;
 use engram_engine::request::{PhaseTime, RecallPhase};
 use engram_platform::meter::{Counter, Histogram, SIZE_BOUNDS};
 
@@ -45,6 +46,18 @@ pub struct Meters {
     pub operations_in_flight: Counter,
     /// Envelopes in its inbox.
     pub inbox_envelopes: Counter,
+    /// Memories merged into others.
+    pub merged: Counter,
+    /// Links pruned.
+    pub pruned: Counter,
+    /// Memories demoted.
+    pub demoted: Counter,
+    /// Memories that came back from the cold tier.
+    pub promoted: Counter,
+    /// Consolidations that ended or were undone, in the order of [`RunState::ALL`].
+    pub runs: [Counter; RunState::ALL.len()],
+    /// Share of the consolidation under way that is done, in units of 1/1000.
+    pub run_permille: Counter,
 }
 
 impl Default for Meters {
@@ -65,6 +78,12 @@ impl Default for Meters {
             association_backlog: Counter::default(),
             operations_in_flight: Counter::default(),
             inbox_envelopes: Counter::default(),
+            merged: Counter::default(),
+            pruned: Counter::default(),
+            demoted: Counter::default(),
+            promoted: Counter::default(),
+            runs: Default::default(),
+            run_permille: Counter::default(),
         }
     }
 }

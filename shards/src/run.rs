@@ -60,6 +60,8 @@ pub struct Config {
     pub cold: Arc<Tier>,
     /// Pause between two sweeps, in which what expired is forgotten and the cold tier is tidied.
     pub sweep_pause: Duration,
+    /// Consolidation moves what is little present to the cold tier.
+    pub demotes: bool,
 }
 
 /// How long records are replayed before sockets get their turn.
@@ -154,6 +156,7 @@ where
             cold: cold.clone(),
             told: told.next().expect("one for each shard"),
             sweep_pause: config.sweep_pause,
+            demotes: config.demotes,
         };
         let serve = serve.clone();
         let executor = LocalExecutorBuilder::new(placement(place))
@@ -192,6 +195,7 @@ struct ShardStart {
     cold: Arc<ColdTier>,
     told: Receiver<ToCore>,
     sweep_pause: Duration,
+    demotes: bool,
 }
 
 /// A core from its first moment to its last: its sockets are served before and after its shard is.
@@ -334,6 +338,7 @@ async fn recover(
         me: start.me,
         partitioner: Partitioner::new(manifest.secret, manifest.shards),
         seed: manifest.secret[0],
+        demotes: start.demotes,
     };
     let header = SegmentHeader {
         directory: manifest.directory,

@@ -12,6 +12,7 @@ pub mod segment;
 use std::collections::BTreeMap;
 
 use crate::key::{KeyMap, MemoryKey};
+use crate::life::run::RunId;
 use crate::model::Timestamp;
 use crate::names::Name;
 use crate::record::{Damage, Put, Reader, Writer, length_u32, read_put, write_put};
@@ -58,6 +59,8 @@ pub struct Demoted {
     pub mentions: Vec<(MemoryKey, u16)>,
     /// Its vector as the index keeps it.
     pub vector: Option<Vec<u8>>,
+    /// The consolidation that demoted it; `None`: a client did.
+    pub run: Option<RunId>,
 }
 
 /// The cold memories of one space on one shard.
@@ -65,6 +68,7 @@ pub struct Demoted {
 pub struct ColdMemories {
     addresses: KeyMap<ColdAddress>,
     segments: BTreeMap<ColdSegmentId, Vec<MemoryKey>>,
+    runs: KeyMap<RunId>,
 }
 
 impl ColdMemories {
@@ -93,14 +97,31 @@ impl ColdMemories {
         &self.segments
     }
 
-    pub(crate) fn insert(&mut self, key: MemoryKey, address: ColdAddress) {
+    /// The consolidation that demoted a memory.
+    pub fn run_of(&self, key: MemoryKey) -> Option<RunId> {
+        self.runs.get(&key.0).copied()
+    }
+
+    /// Memories that a consolidation demoted and that are still cold, in order, at most so many.
+    pub fn of_run(&self, run: RunId, limit: usize) -> Vec<MemoryKey> {
+        let of_run = self.runs.iter().filter(|(_, of)| **of == run);
+        let mut keys: Vec<MemoryKey> = of_run.map(|(key, _)| MemoryKey(*key)).take(limit).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    pub(crate) fn insert(&mut self, key: MemoryKey, address: ColdAddress, run: Option<RunId>) {
         self.remove(key);
         self.addresses.insert(key.0, address);
+        if let Some(run) = run {
+            self.runs.insert(key.0, run);
+        }
         self.segments.entry(address.segment).or_default().push(key);
     }
 
     pub(crate) fn remove(&mut self, key: MemoryKey) {
         let Some(address) = self.addresses.remove(&key.0) else { return };
+        self.runs.remove(&key.0);
         let keys = self.segments.get_mut(&address.segment).expect("in use while it has memories");
         let at = keys.iter().position(|k| *k == key).expect("each address is in its segment");
         keys.swap_remove(at);
@@ -136,6 +157,9 @@ impl Demoted {
         for (key, units) in &self.mentions {
             w.u64(key.0).u32(u32::from(*units));
         }
+        if let Some(run) = self.run {
+            w.u64(run.0);
+        }
     }
 
     pub(crate) fn read(r: &mut Reader<'_>, tail: &[u8]) -> Result<Self, Damage> {
@@ -154,6 +178,7 @@ impl Demoted {
             names: read_names(r)?,
             terms: read_terms(r)?,
             mentions: read_mentions(r)?,
+            run: if r.is_empty() { None } else { Some(RunId(r.u64()?)) },
             vector: (!tail.is_empty()).then(|| tail.to_vec()),
         })
     }

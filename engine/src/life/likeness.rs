@@ -177,19 +177,30 @@ pub fn say_the_same(one: &str, other: &str) -> bool {
     !short.is_empty() && more <= short.len() / WORDS_FOR_ONE_MORE && is_part(&short, &long)
 }
 
-/// The same number for texts that differ in case, spacing, punctuation and fillers alone; `None` for
-/// texts without words, or too long.
-pub fn fingerprint(text: &str) -> Option<u64> {
-    let words = if text.len() > TEXT_BYTES_MAX { Vec::new() } else { words(text) };
-    if words.is_empty() {
+/// What the words of a text come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sketch {
+    /// The same number for texts that differ in case, spacing, punctuation and fillers alone.
+    pub fingerprint: u64,
+    /// Another text may say the same in a few words more, or fewer.
+    pub is_long: bool,
+}
+
+/// `None` for texts that are too long, or empty; those without words are the same where they are equal.
+pub fn sketch(text: &str) -> Option<Sketch> {
+    if text.is_empty() || text.len() > TEXT_BYTES_MAX {
         return None;
     }
+    let words = words(text);
     let mut hasher = SipHasher13::new();
     for word in &words {
         hasher.write(word.text.as_bytes());
         hasher.write_u8(0);
     }
-    Some(hasher.finish())
+    if words.is_empty() {
+        hasher.write(text.as_bytes());
+    }
+    Some(Sketch { fingerprint: hasher.finish(), is_long: words.len() >= WORDS_FOR_ONE_MORE })
 }
 
 /// Whether `part` says nothing that `whole` does not.
@@ -292,7 +303,7 @@ mod tests {
             ("A dog \u{2014} a cat", "a dog, a cat"),
         ] {
             assert!(both_ways(one, other), "{one} / {other}");
-            assert_eq!(fingerprint(one), fingerprint(other));
+            assert_eq!(sketch(one), sketch(other));
         }
         assert!(both_ways(
             LONG,
@@ -321,7 +332,7 @@ mod tests {
             ("It was the first of May", "It was the second of May"),
         ] {
             assert!(!both_ways(one, other), "{one} / {other}");
-            assert_ne!(fingerprint(one), fingerprint(other));
+            assert_ne!(sketch(one), sketch(other));
         }
         for (part, other) in [
             ("Monday", "Tuesday"),
@@ -341,6 +352,7 @@ mod tests {
         assert!(both_ways("...", "..."));
         assert!(!both_ways("...", "!!!"));
         assert!(!both_ways("", "."));
-        assert_eq!(fingerprint("..."), None);
+        assert_ne!(sketch("..."), sketch("!!!"));
+        assert_eq!(sketch(""), None);
     }
 }

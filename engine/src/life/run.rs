@@ -77,6 +77,8 @@ pub enum RunPhase {
     Merge,
     /// Weak automatic links are removed.
     Prune,
+    /// What is little present goes to the cold tier.
+    Demote,
     /// Nothing is left to do.
     Over,
 }
@@ -88,6 +90,7 @@ impl RunPhase {
             Self::Compare => "compare",
             Self::Merge => "merge",
             Self::Prune => "prune",
+            Self::Demote => "demote",
             Self::Over => "over",
         }
     }
@@ -102,6 +105,8 @@ pub struct RunCounts {
     pub merged: u64,
     /// Links that were removed.
     pub pruned: u64,
+    /// Memories that went to the cold tier.
+    pub demoted: u64,
 }
 
 /// A run as its log record holds it.
@@ -121,6 +126,14 @@ pub struct Run {
     pub counts: RunCounts,
 }
 
+impl Run {
+    /// Share that is done, 0 to 1: of the memories that are compared, which is nearly all the work.
+    pub fn progress(&self, total: u64) -> f64 {
+        let share = self.counts.compared as f64 / total.max(1) as f64;
+        if self.state.is_under_way() { share.min(0.99) } else { 1.0 }
+    }
+}
+
 /// One memory with those that were merged into it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Merge {
@@ -128,6 +141,15 @@ pub struct Merge {
     pub into: MemoryId,
     /// They.
     pub merged: Vec<MemoryId>,
+}
+
+/// One memory with how many of its links were removed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prune {
+    /// It.
+    pub from: MemoryId,
+    /// How many.
+    pub links: u32,
 }
 
 /// A run as clients see it.
@@ -147,6 +169,28 @@ pub struct RunView {
     pub reason: Option<String>,
     /// What was merged, by id; only where one run was asked for.
     pub merges: Vec<Merge>,
-    /// More was merged than is listed.
+    /// Links of which memories were removed, in the order of ids; only where one run was asked for.
+    pub prunes: Vec<Prune>,
+    /// What was demoted, in the order of ids; only where one run was asked for.
+    pub demotions: Vec<MemoryId>,
+    /// There is more than is listed.
     pub more: bool,
+}
+
+impl RunView {
+    /// What is known of a run that is over.
+    pub fn over(space: SpaceName, run: Run) -> Self {
+        Self {
+            total: run.counts.compared,
+            run,
+            space,
+            dry_run: false,
+            phase: RunPhase::Over,
+            reason: None,
+            merges: Vec::new(),
+            prunes: Vec::new(),
+            demotions: Vec::new(),
+            more: false,
+        }
+    }
 }

@@ -47,8 +47,10 @@ pub(super) enum Purpose {
     Promote { with: With },
     /// Memories to be moved to the cold tier.
     Demote,
-    /// Texts whose fingerprints are wanted.
-    Fingerprints(Box<Scanned>),
+    /// Texts of which it is wanted what their words come to.
+    Sketches(Box<Scanned>),
+    /// Cold memories that a run demoted and that are to come back.
+    Undemote { more: bool },
     /// Memories that were merged and are to come back.
     Return(ReturnFor),
 }
@@ -120,7 +122,9 @@ impl Shard {
 
     /// A memory is being read to be changed.
     pub(super) fn is_patching(&self) -> bool {
-        let changes = |p: &Purpose| matches!(p, Purpose::Patch { .. } | Purpose::Return(_));
+        let changes = |p: &Purpose| {
+            matches!(p, Purpose::Patch { .. } | Purpose::Return(_) | Purpose::Undemote { .. })
+        };
         self.collects.values().any(|collect| changes(&collect.purpose))
     }
 
@@ -174,7 +178,10 @@ impl Shard {
             bytes.and_then(|b| parse(&b, collect.with).map_err(|d| Unread::Log(d.to_string())));
         match parsed {
             Ok(put) => match collect.purpose {
-                Purpose::Patch { .. } | Purpose::Demote | Purpose::Return(_) => {
+                Purpose::Patch { .. }
+                | Purpose::Demote
+                | Purpose::Return(_)
+                | Purpose::Undemote { .. } => {
                     read.put = Some(put);
                 }
                 Purpose::Promote { with } => {
@@ -185,7 +192,7 @@ impl Shard {
                 | Purpose::Page { .. }
                 | Purpose::Fetch
                 | Purpose::Texts
-                | Purpose::Fingerprints(_) => {
+                | Purpose::Sketches(_) => {
                     read.memory = self.memory_of(&collect.space, read.key, put, collect.with);
                 }
             },
@@ -226,15 +233,19 @@ impl Shard {
     fn finish_collect(&mut self, mut collect: Collect) {
         let (to, op) = (collect.to, collect.op);
         if let Purpose::Return(of) = collect.purpose {
-            let read = collect.reads.into_iter().map(|read| (read.key, read.put)).collect();
-            return self.returned((to, op), &collect.space, read, of);
+            let Collect { space, reads, failed, .. } = collect;
+            return self.returned((to, op), &space, reads, failed, of);
         }
-        if let Purpose::Fingerprints(scanned) = &mut collect.purpose {
+        if let Purpose::Undemote { more } = collect.purpose {
+            let Collect { space, reads, failed, .. } = collect;
+            return self.undemoted((to, op), &space, reads, failed, more);
+        }
+        if let Purpose::Sketches(scanned) = &mut collect.purpose {
             let scanned = std::mem::take(&mut **scanned);
             // What can't be read is reported to whoever reads it.
             let texts = collect.reads.into_iter();
             let texts = texts.filter_map(|read| Some((read.key, read.memory?.content?)));
-            return self.fingerprinted(to, op, scanned, texts.collect());
+            return self.sketched((to, op), &collect.space, scanned, texts.collect());
         }
         if let Purpose::Texts = collect.purpose {
             let texts = collect.reads.into_iter().filter_map(|read| {
@@ -245,7 +256,7 @@ impl Shard {
             return self.texts_collected(&collect.space, texts);
         }
         if let Purpose::Demote = collect.purpose {
-            return self.demotion_read(collect.space, collect.reads, collect.failed);
+            return self.demotion_read(collect.reads, collect.failed);
         }
         if let Purpose::Promote { .. } = collect.purpose {
             return self.promotion_read(to, op, &collect.space, collect.reads, collect.failed);
@@ -276,8 +287,9 @@ impl Shard {
                 Ok(Reply::Fetched(reads.into_iter().map(found).collect()))
             }
             Purpose::Texts
-            | Purpose::Fingerprints(_)
+            | Purpose::Sketches(_)
             | Purpose::Return(_)
+            | Purpose::Undemote { .. }
             | Purpose::Demote
             | Purpose::Promote { .. } => {
                 unreachable!("handled above")

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::cold::segment::{BLOCK_RAW_BYTES, Extent, SEGMENT_RAW_BYTES};
 use crate::cold::{ColdAddress, ColdSegmentId};
 use crate::key::{MemoryKey, ShardIx};
+use crate::life::run::RunId;
 use crate::limits;
 use crate::mesh::{Ask, OpId, Reply, SEGMENT_BUSY};
 use crate::model::{MemoryId, SpaceName};
@@ -25,6 +26,8 @@ use super::{Effect, Place, Shard, Ticket, poisoned};
 
 /// Most records of one segment.
 const SEGMENT_RECORDS_MAX: usize = 4096;
+/// Memories of a segment that are read at once.
+const READ_AT_ONCE: usize = 16;
 /// Records that are packed in one slice of work.
 const PACKED_AT_ONCE: usize = 16;
 /// Memories whose state changes in one slice of work.
@@ -44,20 +47,35 @@ struct Batch {
     to: ShardIx,
     op: OpId,
     parts: VecDeque<(SpaceName, VecDeque<MemoryKey>)>,
-    /// Memories that are cold already move to another segment.
-    rewrites: bool,
+    why: Why,
     moved: Vec<MemoryKey>,
     failed: Option<Rejection>,
+}
+
+/// Why memories move.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// They were warm, and a consolidation or a client had them demoted.
+    Asked(Option<RunId>),
+    /// They are cold already and move to another segment.
+    Rewritten,
 }
 
 #[derive(Default)]
 enum Stage {
     #[default]
     Idle,
-    Reading,
+    Reading(Reading),
     Packing(Segment),
     Writing(Segment),
     Applying(Segment),
+}
+
+/// Memories that are read for a segment.
+struct Reading {
+    space: SpaceName,
+    unread: Vec<MemoryKey>,
+    rows: VecDeque<Row>,
 }
 
 /// A segment in the making.
@@ -100,7 +118,7 @@ impl Shard {
             let key = self.partitioner.key(&space, id);
             by_shard[self.partitioner.owner(key).index()].push(key);
         }
-        let asks = asks_of(by_shard, |keys| Ask::Demote { space: space.clone(), keys });
+        let asks = asks_of(by_shard, |keys| Ask::Demote { space: space.clone(), keys, run: None });
         if asks.is_empty() {
             self.answer(Some(ticket), Ok(Answer::Demoted(0)));
         } else {
@@ -113,11 +131,11 @@ impl Shard {
         &mut self,
         to: ShardIx,
         op: OpId,
-        space: SpaceName,
-        keys: Vec<MemoryKey>,
+        (space, keys): (SpaceName, Vec<MemoryKey>),
+        run: Option<RunId>,
     ) {
         let parts = VecDeque::from([(space, keys.into())]);
-        self.queue_demotion(to, op, parts, false);
+        self.queue_demotion(to, op, parts, Why::Asked(run));
     }
 
     /// What is in use of these segments moves to others.
@@ -127,7 +145,7 @@ impl Shard {
             (space.name.clone(), held.flatten().copied().collect())
         });
         let parts = parts.collect();
-        self.queue_demotion(to, op, parts, true);
+        self.queue_demotion(to, op, parts, Why::Rewritten);
     }
 
     fn queue_demotion(
@@ -135,18 +153,18 @@ impl Shard {
         to: ShardIx,
         op: OpId,
         parts: VecDeque<(SpaceName, VecDeque<MemoryKey>)>,
-        rewrites: bool,
+        why: Why,
     ) {
         let moved = Vec::new();
-        self.demotions.queue.push_back(Batch { to, op, parts, rewrites, moved, failed: None });
+        self.demotions.queue.push_back(Batch { to, op, parts, why, moved, failed: None });
     }
 
     /// Runs one slice of demotion; false where there is nothing to do before something comes back.
     pub(super) fn run_demotion(&mut self) -> bool {
         match std::mem::take(&mut self.demotions.stage) {
             Stage::Idle => self.start_segment(),
-            Stage::Reading => {
-                self.demotions.stage = Stage::Reading;
+            Stage::Reading(reading) => {
+                self.demotions.stage = Stage::Reading(reading);
                 false
             }
             Stage::Writing(segment) => {
@@ -174,14 +192,22 @@ impl Shard {
         }
         match self.take_chunk(&mut batch) {
             None => self.reply_when_durable(batch.to, batch.op, Reply::Demoted(batch.moved)),
-            Some((space, keys)) => {
+            Some((space, unread)) => {
                 self.demotions.queue.push_front(batch);
-                self.demotions.stage = Stage::Reading;
-                let nobody = OpId(u64::MAX);
-                self.collect(self.me, nobody, &space, keys, With::ALL, Purpose::Demote);
+                self.read_more(Reading { space, unread, rows: VecDeque::new() });
             }
         }
         true
+    }
+
+    /// Reads a few more memories of a segment.
+    fn read_more(&mut self, mut reading: Reading) {
+        let rest = reading.unread.len().saturating_sub(READ_AT_ONCE);
+        let keys = reading.unread.split_off(rest);
+        let space = reading.space.clone();
+        self.demotions.stage = Stage::Reading(reading);
+        let nobody = OpId(u64::MAX);
+        self.collect(self.me, nobody, &space, keys, With::ALL, Purpose::Demote);
     }
 
     /// The next memories of a batch that fill a segment.
@@ -190,7 +216,7 @@ impl Shard {
             let (mut chunk, mut bytes) = (Vec::new(), 0);
             while bytes < SEGMENT_RAW_BYTES && chunk.len() < SEGMENT_RECORDS_MAX {
                 let Some(key) = keys.pop_front() else { break };
-                if let Some(record_bytes) = self.movable_bytes(name, key, batch.rewrites) {
+                if let Some(record_bytes) = self.movable_bytes(name, key, batch.why) {
                     bytes += record_bytes;
                     chunk.push(key);
                 }
@@ -204,7 +230,8 @@ impl Shard {
     }
 
     /// Bytes of a memory's record, where it may move: it exists, and is not waiting for its links.
-    fn movable_bytes(&self, name: &SpaceName, key: MemoryKey, rewrites: bool) -> Option<usize> {
+    fn movable_bytes(&self, name: &SpaceName, key: MemoryKey, why: Why) -> Option<usize> {
+        let rewrites = why == Why::Rewritten;
         let (node, entry) = self.existing(name, key)?;
         let space = self.space(name).ok()?;
         match space.cold().address(key) {
@@ -214,20 +241,22 @@ impl Shard {
         }
     }
 
-    pub(super) fn demotion_read(
-        &mut self,
-        space: SpaceName,
-        reads: Vec<Read>,
-        failed: Option<Rejection>,
-    ) {
+    pub(super) fn demotion_read(&mut self, reads: Vec<Read>, failed: Option<Rejection>) {
+        let Stage::Reading(mut reading) = std::mem::take(&mut self.demotions.stage) else {
+            unreachable!("what is read was asked for")
+        };
         let row = |read: Read| Some(Row { key: read.key, version: read.address, put: read.put? });
-        let unpacked: VecDeque<Row> = reads.into_iter().filter_map(row).collect();
+        reading.rows.extend(reads.into_iter().filter_map(row));
         // What is damaged stays where it is, for whoever reads it to be told.
-        if let Some(rejection) = failed.filter(|rejection| rejection.code != Code::Unreadable) {
+        let failed = failed.filter(|rejection| rejection.code != Code::Unreadable);
+        if failed.is_none() && !reading.unread.is_empty() {
+            return self.read_more(reading);
+        }
+        if let Some(rejection) = failed {
             self.fail_batch(rejection);
         }
+        let Reading { space, rows: unpacked, .. } = reading;
         if unpacked.is_empty() {
-            self.demotions.stage = Stage::Idle;
             return;
         }
         let stamp = self.stamp().0.unsigned_abs();
@@ -328,40 +357,51 @@ impl Shard {
             return false;
         }
         let at = self.stamp();
+        let batch = self.demotions.queue.front().expect("a batch leads while it is worked on");
+        let why = batch.why;
         let demoted = self.with_space(name, |space, s| {
-            let demoted = space.demoted(node, row.put, address, at, s).ok()?;
-            space.demote(row.key, address);
+            let run = match why {
+                Why::Asked(run) => run,
+                Why::Rewritten => space.cold().run_of(row.key),
+            };
+            let mut demoted = space.demoted(node, row.put, address, at, s).ok()?;
+            demoted.run = run;
+            space.demote(row.key, address, run);
             Some(demoted)
         });
         let Ok(Some(demoted)) = demoted else { return false };
         let place = Place { space: number, node };
         self.append(&Contents::Demote(Box::new(demoted)), Some(place));
+        self.lives.demoted += u64::from(why != Why::Rewritten);
         true
     }
 
-    /// A cold memory was recalled: its record comes back into the log, unless it changed meanwhile.
+    /// A cold memory was recalled, or its demotion is undone: its record comes back into the log,
+    /// unless it changed meanwhile.
     pub(super) fn promote(
         &mut self,
         name: &SpaceName,
         key: MemoryKey,
         version: LogAddress,
         mut put: Put,
-    ) {
-        let Some((node, entry)) = self.existing(name, key) else { return };
-        let Ok(space) = self.space(name) else { return };
+    ) -> bool {
+        let Some((node, entry)) = self.existing(name, key) else { return false };
+        let Ok(space) = self.space(name) else { return false };
         let is_cold = space.cold().address(key).is_some();
         if self.stands_still() || !is_cold || entry.address != version {
-            return;
+            return false;
         }
         if self.check_growable().is_err() {
-            return;
+            return false;
         }
         (put.space, put.links) = (space.number, space.client_links(node));
         let promoted =
-            self.with_space(name, |space, _| space.promote(key, node, put.content.as_deref()));
+            self.with_space(name, |space, s| space.promote(key, node, put.content.as_deref(), s));
         assert!(promoted.is_ok(), "the space was just looked at");
         let place = Place { space: put.space, node };
         self.append(&Contents::Put(Box::new(put)), Some(place));
+        self.lives.promoted += 1;
+        true
     }
 
     /// Records in use of each cold segment.
@@ -374,7 +414,7 @@ impl Shard {
             Stage::Packing(segment) | Stage::Writing(segment) | Stage::Applying(segment) => {
                 used.insert(segment.id, SEGMENT_BUSY);
             }
-            Stage::Idle | Stage::Reading => {}
+            Stage::Idle | Stage::Reading(_) => {}
         }
         used.into_iter().collect()
     }

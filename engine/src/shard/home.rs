@@ -70,7 +70,7 @@ pub(super) enum Then {
     /// The authority answers about consolidations.
     Consolidation(SpaceName),
     /// Every shard says what a run merged.
-    ConsolidationMerges(Box<RunView>),
+    ConsolidationDeeds(Box<RunView>),
     /// A consolidation goes on.
     Run(SpaceNumber, RunId, Awaited),
     /// Ids that name nothing are gathered.
@@ -352,7 +352,7 @@ impl Shard {
                 self.answer(ticket, Ok(Answer::Swept { unused, rewritten }));
             }
             Then::Consolidation(space) => self.consolidation_answered(ticket, space, replies),
-            Then::ConsolidationMerges(view) => self.merges_answered(ticket, view, replies),
+            Then::ConsolidationDeeds(view) => self.deeds_answered(ticket, view, replies),
             Then::Associate(_) | Then::Run(..) => unreachable!("handled above"),
         }
     }

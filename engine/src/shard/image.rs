@@ -87,7 +87,7 @@ impl ShardImage {
 
 impl Part for ShardImage {
     const NAME: &'static str = "shard";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn write(&self, out: &mut Writer<'_>) {
         let Self { clock, lived, sequence, next_space, dropped_spaces, spaces, runs } = self;
@@ -134,14 +134,14 @@ impl Part for ShardImage {
 
 fn write_run(out: &mut Writer<'_>, run: &Run) {
     let Run { id, started_at, finished_at, state, threshold, counts } = run;
-    let RunCounts { compared, merged, pruned } = counts;
+    let RunCounts { compared, merged, pruned, demoted } = counts;
     out.u64(id.0);
     out.time(*started_at);
     out.u8(u8::from(finished_at.is_some()));
     out.time(finished_at.unwrap_or_default());
     out.u8(*state as u8);
     out.u32(threshold.to_bits());
-    [compared, merged, pruned].into_iter().for_each(|count| out.u64(*count));
+    [compared, merged, pruned, demoted].into_iter().for_each(|count| out.u64(*count));
 }
 
 fn read_run(input: &mut Reader<'_>) -> Result<Run, Unsound> {
@@ -155,7 +155,12 @@ fn read_run(input: &mut Reader<'_>) -> Result<Run, Unsound> {
         finished_at: is_over.then_some(at),
         state: state.ok_or(Unsound::Content("the state of a run"))?,
         threshold: f32::from_bits(input.u32()?),
-        counts: RunCounts { compared: input.u64()?, merged: input.u64()?, pruned: input.u64()? },
+        counts: RunCounts {
+            compared: input.u64()?,
+            merged: input.u64()?,
+            pruned: input.u64()?,
+            demoted: input.u64()?,
+        },
     })
 }
 

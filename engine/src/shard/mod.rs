@@ -41,7 +41,9 @@ use crate::trace::{Trace, Traces};
 pub use budget::{Budget, Writes};
 pub use collect::ColdFailure;
 use collect::Collect;
-pub use consolidate::{ConsolidateAsk, ConsolidateReply, MergeItem, Pattern, ScanOf, Scanned};
+pub use consolidate::{
+    ConsolidateAsk, ConsolidateReply, Deeds, Lives, MergeItem, Pattern, ScanOf, Scanned, Seen,
+};
 use freeze::Freeze;
 pub use freeze::Settled;
 use home::Op;
@@ -137,6 +139,8 @@ pub struct ShardConfig {
     pub partitioner: Partitioner,
     /// Fixes everything that is drawn by lot.
     pub seed: u64,
+    /// Consolidation moves what is little present to the cold tier.
+    pub demotes: bool,
 }
 
 /// One shard.
@@ -173,7 +177,9 @@ pub struct Shard {
     scratch: search::Scratches,
     associations: u32,
     runs: consolidate::Runs,
-    alike: VecDeque<consolidate::AlikeSearch>,
+    near: VecDeque<consolidate::NearSearch>,
+    demotes: bool,
+    lives: Lives,
     draining: bool,
     demotions: demotion::Demotions,
     traces: Traces,
@@ -231,7 +237,9 @@ impl Shard {
             scratch: search::Scratches::default(),
             associations: 0,
             runs: consolidate::Runs::default(),
-            alike: VecDeque::new(),
+            near: VecDeque::new(),
+            demotes: config.demotes,
+            lives: Lives::default(),
             draining: false,
             demotions: demotion::Demotions::default(),
             traces: Traces::default(),
@@ -334,7 +342,7 @@ impl Shard {
             return false;
         }
         let made = self.run_association() | self.run_index_build() | self.run_demotion();
-        made || self.run_alike() || self.run_consolidation()
+        made || self.run_near() || self.run_consolidation()
     }
 
     /// A new timestamp, later than every one given or seen before.
@@ -436,6 +444,7 @@ impl Shard {
             analyzer: &mut self.analyzer,
             tells: &mut tells,
             replaying: self.replaying,
+            lived: self.lived_recorded,
         };
         let value = f(space, &mut surroundings);
         self.tell(name, tells);

@@ -102,7 +102,7 @@ impl Shard {
             Ask::FetchCold { space, key, with } => {
                 self.collect(from, op, &space, vec![key], With::ALL, Purpose::Promote { with });
             }
-            Ask::Demote { space, keys } => self.on_demote(from, op, space, keys),
+            Ask::Demote { space, keys, run } => self.on_demote(from, op, (space, keys), run),
             Ask::Expire => self.on_expire(from, op),
             Ask::ColdUse => {
                 let used = self.cold_use();

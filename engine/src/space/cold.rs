@@ -8,6 +8,7 @@
 use crate::attributes;
 use crate::cold::{ColdAddress, ColdMemories, Demoted};
 use crate::key::MemoryKey;
+use crate::life::run::RunId;
 use crate::mesh::AutomaticKind;
 use crate::model::{Metadata, Timestamp};
 use crate::names;
@@ -16,7 +17,8 @@ use crate::record::{Damage, Put};
 use crate::terms;
 use crate::vector::VectorIndex;
 
-use super::{Entry, Space, Surroundings, link_hash};
+use super::links::link_hash;
+use super::{Entry, Space, Surroundings};
 
 impl Space {
     /// The memories whose records lie in the cold tier.
@@ -59,6 +61,7 @@ impl Space {
             text: content.as_deref().map(|content| s.analyzer.analyze(content)),
             names,
             terms,
+            run: None,
             mentions: self.mentions_of(node),
             vector: self.vectors.as_ref().and_then(|vectors| vectors.frozen(node)),
             put,
@@ -73,13 +76,21 @@ impl Space {
     }
 
     /// The record of a memory lies in the cold tier from now on.
-    pub fn demote(&mut self, key: MemoryKey, address: ColdAddress) {
-        self.cold.insert(key, address);
+    pub fn demote(&mut self, key: MemoryKey, address: ColdAddress, run: Option<RunId>) {
+        self.cold.insert(key, address, run);
     }
 
     /// The record of a memory is in the log again; what it mentions is looked at anew.
-    pub fn promote(&mut self, key: MemoryKey, node: NodeIx, content: Option<&str>) {
+    pub fn promote(
+        &mut self,
+        key: MemoryKey,
+        node: NodeIx,
+        content: Option<&str>,
+        s: &Surroundings<'_>,
+    ) {
         self.cold.remove(key);
+        let entry = self.entries[node.index()].as_deref_mut();
+        entry.expect("what is cold exists").fresh_at = s.lived;
         if self.config.associate {
             self.enqueue(node, Some(names::normal_form(content.unwrap_or(""))));
         }
@@ -103,8 +114,8 @@ impl Space {
         if existed {
             self.unindex(node, s);
         }
-        self.insert_entry(node, put, metadata);
-        self.cold.insert(key, demoted.address);
+        self.insert_entry(node, put, metadata, s.lived);
+        self.cold.insert(key, demoted.address, demoted.run);
         self.metadata.insert(node, &put.id, metadata, put.created_at, put.expires_at);
         if let Some(text) = &demoted.text {
             self.text.insert(node, text);

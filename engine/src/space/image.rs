@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use crate::cold::{ColdAddress, ColdMemories, ColdSegmentId};
 use crate::image::{Part, Reader, Unsound, Writer, ensure};
 use crate::key::{KeyMap, MemoryKey};
+use crate::life::Lived;
 use crate::life::run::RunId;
 use crate::mesh::{AutomaticKind, Member};
 use crate::model::{Metric, SpaceConfig, VectorEncoding};
@@ -21,7 +22,7 @@ use super::{Entry, LogAddress, Space};
 
 impl Part for Space {
     const NAME: &'static str = "space";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn write(&self, out: &mut Writer<'_>) {
         let Self {
@@ -240,6 +241,7 @@ fn write_entry(out: &mut Writer<'_>, entry: &Entry) {
         expires_at,
         address: LogAddress { segment, offset, head_bytes, tail_bytes },
         sequence,
+        fresh_at,
         queued,
     } = entry;
     out.text(id.as_str());
@@ -251,6 +253,7 @@ fn write_entry(out: &mut Writer<'_>, entry: &Entry) {
     }
     out.u8(u8::from(sequence.is_some()));
     out.u64(sequence.unwrap_or(0));
+    out.u32(fresh_at.0);
     out.u8(u8::from(*queued));
 }
 
@@ -276,8 +279,18 @@ fn read_entry(input: &mut Reader<'_>) -> Result<Entry, Unsound> {
     };
     let (in_sequence, sequence) = (input.u8()? == 1, input.u64()?);
     let sequence = in_sequence.then_some(sequence);
-    let queued = input.u8()? == 1;
-    Ok(Entry { id, created_at, arrived_at, updated_at, expires_at, address, sequence, queued })
+    let (fresh_at, queued) = (Lived(input.u32()?), input.u8()? == 1);
+    Ok(Entry {
+        id,
+        created_at,
+        arrived_at,
+        updated_at,
+        expires_at,
+        address,
+        sequence,
+        fresh_at,
+        queued,
+    })
 }
 
 fn write_cold(out: &mut Writer<'_>, cold: &ColdMemories) {
@@ -296,6 +309,7 @@ fn write_cold(out: &mut Writer<'_>, cold: &ColdMemories) {
         for value in [records, block_offset, block_bytes, record_offset, record_bytes] {
             out.u32(value);
         }
+        out.u64(cold.run_of(key).map_or(0, |run| run.0));
     }
 }
 
@@ -311,7 +325,8 @@ fn read_cold(input: &mut Reader<'_>) -> Result<ColdMemories, Unsound> {
             record_offset: input.u32()?,
             record_bytes: input.u32()?,
         };
-        cold.insert(key, address);
+        let run = input.u64()?;
+        cold.insert(key, address, (run != 0).then_some(RunId(run)));
     }
     Ok(cold)
 }

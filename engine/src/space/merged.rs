@@ -149,6 +149,15 @@ impl Merged {
         sources
     }
 
+    /// How many links of which memories a run pruned.
+    pub fn pruned_by(&self, run: RunId) -> impl Iterator<Item = (MemoryKey, u32)> + '_ {
+        self.pruned.iter().filter_map(move |(from, links)| {
+            let count = links.iter().filter(|link| link.run == run).count();
+            let count = u32::try_from(count).expect("a memory has a bounded number of links");
+            (count > 0).then_some((MemoryKey(*from), count))
+        })
+    }
+
     /// The links of a memory may all be made again: it has another content, or is gone.
     pub(super) fn forget_pruned(&mut self, from: MemoryKey) {
         if !self.pruned.is_empty() {

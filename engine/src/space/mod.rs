@@ -3,11 +3,13 @@
 //! *Invariants*: all of it is a function of the records applied and the tells received; an index
 //! holds exactly the memories that exist here.
 //!
-//! *Not here*: messages and the log (`shard`), the queue of associations (`association`).
+//! *Not here*: messages and the log (`shard`), the queue of associations (`association`), links
+//! (`links`).
 
 mod association;
 mod cold;
 mod image;
+mod links;
 mod merged;
 mod traces;
 
@@ -15,13 +17,12 @@ use std::collections::VecDeque;
 
 use crate::attributes::{self, AttributeIndex};
 use crate::cold::ColdMemories;
-use crate::fixed;
-use crate::graph::{EdgeName, Graph, KindIx, LinkChange};
+use crate::graph::{EdgeName, Graph};
 use crate::key::{KeyMap, MemoryKey, Partitioner, ShardIx};
-use crate::limits;
-use crate::mesh::{AutomaticKind, LinkIn, Member, Tell};
+use crate::life::{Lived, Outcome, Trace};
+use crate::mesh::{AutomaticKind, Member, Tell};
 use crate::metadata::MetadataIndex;
-use crate::model::{Link, LinkKind, MemoryId, Metadata, SpaceConfig, SpaceName, Timestamp, Weight};
+use crate::model::{MemoryId, Metadata, SpaceConfig, SpaceName, Timestamp};
 use crate::names::{self, NameIndex};
 use crate::node::NodeIx;
 use crate::record::{Put, SpaceNumber};
@@ -31,6 +32,7 @@ use crate::terms::{self, TermIndex};
 use crate::text::{Analyzer, TermKey, TextIndex};
 use crate::vector::VectorIndex;
 
+use links::link_hash;
 pub use merged::{Absorbed, Into, Merged, PrunedLink};
 pub use traces::{Traces, WayTrace, way_trace};
 
@@ -64,6 +66,9 @@ pub struct Entry {
     pub address: LogAddress,
     /// The sequence that it belongs to.
     pub sequence: Option<u64>,
+    /// When it was last written, or came back from the cold tier, in time lived: by the last record
+    /// before it that says so, which a replay finds too.
+    pub fresh_at: Lived,
     /// It waits to be associated.
     queued: bool,
 }
@@ -86,6 +91,8 @@ pub struct Surroundings<'a> {
     pub tells: &'a mut Tells,
     /// Records are being replayed.
     pub replaying: bool,
+    /// How long the data directory had lived when the log last said so.
+    pub lived: Lived,
 }
 
 impl Surroundings<'_> {
@@ -216,6 +223,15 @@ impl Space {
             .filter_map(move |(node, entry)| entry.as_deref().filter(live).map(|e| (node, e)))
     }
 
+    /// How present a memory is by itself: what its trace comes to, where being stored is a use too.
+    pub fn base_level(&self, key: MemoryKey, entry: &Entry, now: Lived) -> f64 {
+        let half_life = self.config.half_life_s;
+        let stored = Trace::default().after(Outcome::BEST, entry.fresh_at, half_life);
+        let stored = stored.faded(now, half_life);
+        let used = self.traces.of(key).map_or(0, |trace| trace.faded(now, half_life));
+        Trace { strength: stored + used, at: now }.lift(now, half_life).to_f64()
+    }
+
     /// Notes where the newest record of a memory lies.
     pub fn placed(&mut self, node: NodeIx, address: LogAddress) {
         if let Some(Some(entry)) = self.entries.get_mut(node.index()) {
@@ -249,26 +265,6 @@ impl Space {
         }
     }
 
-    /// The client links that leave a node, as a record holds them.
-    pub fn client_links(&self, node: NodeIx) -> Vec<Link> {
-        let edges = self.graph.outward(node).iter().filter(|e| !e.is_automatic());
-        edges
-            .filter_map(|edge| {
-                Some(Link {
-                    to: self.id_of(edge.node)?.clone(),
-                    weight: Weight::new(f32::from(edge.weight) / f32::from(fixed::WEIGHT_ONE))
-                        .unwrap_or(Weight::ONE),
-                    kind: (**self.graph.kind(edge.kind())).clone(),
-                })
-            })
-            .collect()
-    }
-
-    /// The client links that leave a memory, whether it is merged or not.
-    pub fn links_of(&self, key: MemoryKey) -> Vec<Link> {
-        self.graph.find(key).map_or(Vec::new(), |node| self.client_links(node))
-    }
-
     /// Stores or replaces a memory; true where it is new.
     pub fn put(
         &mut self,
@@ -289,7 +285,7 @@ impl Space {
         }
         self.release_absorbed(key, s);
         let existed = existed.is_some();
-        self.insert_entry(node, put, metadata);
+        self.insert_entry(node, put, metadata, s.lived);
         self.index(node, put, metadata, s);
         self.replace_client_links(node, &put.links, put.updated_at, s);
         if !existed {
@@ -305,7 +301,7 @@ impl Space {
         }
     }
 
-    fn insert_entry(&mut self, node: NodeIx, put: &Put, metadata: &Metadata) {
+    fn insert_entry(&mut self, node: NodeIx, put: &Put, metadata: &Metadata, fresh_at: Lived) {
         let expires_at = put.expires_at.unwrap_or(NEVER);
         let sequence =
             if self.config.associate { sequence::sequence_of(metadata).map(|k| k.0) } else { None };
@@ -318,6 +314,7 @@ impl Space {
             expires_at,
             address: LogAddress::default(),
             sequence,
+            fresh_at,
             queued: false,
         }));
         if expires_at != NEVER {
@@ -469,29 +466,6 @@ impl Space {
         }
     }
 
-    fn remove_all_out(&mut self, node: NodeIx, s: &mut Surroundings<'_>) {
-        for edge in self.graph.outward(node).to_vec() {
-            let name = EdgeName { kind: edge.kind(), automatic: edge.is_automatic() };
-            self.remove_edge(node, edge.node, name, s);
-        }
-    }
-
-    /// Removes every link to a node; the sources of client links among them are returned.
-    fn drop_links_to(&mut self, node: NodeIx) -> Vec<MemoryId> {
-        let mut sources = Vec::new();
-        for edge in self.graph.inward(node).to_vec() {
-            let name = EdgeName { kind: edge.kind(), automatic: edge.is_automatic() };
-            let source = self.entries.get(edge.node.index()).and_then(|e| e.as_deref());
-            if let Some(source) = source.filter(|_| !name.automatic) {
-                sources.push(source.id.clone());
-            }
-            self.graph.remove_link(edge.node, node, name);
-        }
-        sources.sort_unstable();
-        sources.dedup();
-        sources
-    }
-
     /// Another shard's memory is gone; as [`Space::delete`] for the links that led to it from here.
     pub fn gone(&mut self, key: MemoryKey, s: &mut Surroundings<'_>) -> Vec<LinkName> {
         let Some(node) = self.graph.find(key) else { return Vec::new() };
@@ -522,245 +496,6 @@ impl Space {
         }
     }
 
-    fn replace_client_links(
-        &mut self,
-        node: NodeIx,
-        links: &[Link],
-        at: Timestamp,
-        s: &mut Surroundings<'_>,
-    ) {
-        let kept: Vec<(MemoryKey, &LinkKind)> =
-            links.iter().map(|l| (s.partitioner.key(&self.name, &l.to), &l.kind)).collect();
-        for edge in self.graph.outward(node).to_vec() {
-            let key = self.graph.key(edge.node);
-            let kind = self.graph.kind(edge.kind()).clone();
-            if !edge.is_automatic() && !kept.contains(&(key, &*kind)) {
-                let name = EdgeName { kind: edge.kind(), automatic: false };
-                self.remove_edge(node, edge.node, name, s);
-            }
-        }
-        for link in links {
-            let written = self.put_client_link(node, link, at, s);
-            debug_assert!(written.is_ok(), "links of a record were checked before it was written");
-        }
-    }
-
-    /// Checks that a client link may be written.
-    ///
-    /// # Errors
-    /// [`Code::LimitExceeded`] where the space has too many kinds or the memory too many links.
-    pub fn check_link(&mut self, node: Option<NodeIx>, link: &Link) -> Result<(), Rejection> {
-        self.graph.intern_kind(&link.kind)?;
-        let count = node.map_or(0, |n| self.graph.outward(n).len());
-        if count < limits::LINKS_PER_MEMORY_MAX {
-            return Ok(());
-        }
-        let detail = format!(
-            "a memory has at most {} links; remove some before adding others",
-            limits::LINKS_PER_MEMORY_MAX
-        );
-        Err(Rejection::new(Code::LimitExceeded, detail))
-    }
-
-    /// Writes a client link that leaves a memory of this shard.
-    ///
-    /// # Errors
-    /// As [`Space::check_link`].
-    pub fn put_client_link(
-        &mut self,
-        from: NodeIx,
-        link: &Link,
-        at: Timestamp,
-        s: &mut Surroundings<'_>,
-    ) -> Result<(), Rejection> {
-        let to = s.partitioner.key(&self.name, &link.to);
-        // As for links from other shards: it went with its target, wherever that lies.
-        if self.deleted_at.get(&to.0).is_some_and(|deleted| *deleted > at) {
-            return Ok(());
-        }
-        let kind = self.graph.intern_kind(&link.kind)?;
-        let weight = fixed::weight_units(link.weight.get());
-        let name = EdgeName { kind, automatic: false };
-        if s.replaying {
-            self.link_times.insert(link_hash(self.graph.key(from), to), at);
-        }
-        self.put_edge(from, to, Some(&link.to), name, weight, at, s);
-        Ok(())
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "one link is that many things")]
-    fn put_edge(
-        &mut self,
-        from: NodeIx,
-        to: MemoryKey,
-        to_id: Option<&MemoryId>,
-        name: EdgeName,
-        weight: u16,
-        at: Timestamp,
-        s: &mut Surroundings<'_>,
-    ) {
-        let owner = s.partitioner.owner(to);
-        let node = self.graph.intern(to, owner != s.me);
-        if let Some(id) = to_id.filter(|_| !self.graph.is_memory(node)) {
-            self.foreign_ids.entry(to.0).or_insert_with(|| id.clone());
-        }
-        let change = self.graph.put_link(from, node, name, weight);
-        if owner != s.me && change != LinkChange::None {
-            let link = self.link_message(from, to, name, weight, at);
-            s.tells.push((owner, Tell::LinkIn(link)));
-        }
-    }
-
-    fn link_message(
-        &self,
-        from: NodeIx,
-        to: MemoryKey,
-        name: EdgeName,
-        weight: u16,
-        at: Timestamp,
-    ) -> LinkIn {
-        LinkIn {
-            from: self.graph.key(from),
-            to,
-            to_id: self.foreign_ids.get(&to.0).cloned(),
-            kind: (**self.graph.kind(name.kind)).clone(),
-            automatic: name.automatic,
-            weight,
-            at,
-        }
-    }
-
-    fn remove_edge(
-        &mut self,
-        from: NodeIx,
-        to: NodeIx,
-        name: EdgeName,
-        s: &mut Surroundings<'_>,
-    ) -> bool {
-        let remote = self.graph.is_remote(to);
-        let (from_key, to_key) = (self.graph.key(from), self.graph.key(to));
-        let kind = (**self.graph.kind(name.kind)).clone();
-        let removed = self.graph.remove_link(from, to, name);
-        if removed && remote {
-            let gone =
-                Tell::LinkGone { from: from_key, to: to_key, kind, automatic: name.automatic };
-            s.tell_owner(to_key, gone);
-        }
-        if removed && self.graph.find(to_key).is_none() {
-            self.foreign_ids.remove(&to_key.0);
-        }
-        removed
-    }
-
-    /// Removes the client links that a name means; how many there were.
-    pub fn unlink(&mut self, link: &LinkName, s: &mut Surroundings<'_>) -> u64 {
-        let from = self.graph.find(s.partitioner.key(&self.name, &link.from));
-        let to = self.graph.find(s.partitioner.key(&self.name, &link.to));
-        let (Some(from), Some(to)) = (from, to) else { return 0 };
-        let wanted = link.kind.as_ref().map(|k| self.graph.find_kind(k));
-        let names = self.graph.names_between(from, to);
-        let meant = |n: &EdgeName| !n.automatic && wanted.is_none_or(|k| k == Some(n.kind));
-        let mut removed = 0;
-        for name in names.into_iter().filter(meant) {
-            removed += u64::from(self.remove_edge(from, to, name, s));
-        }
-        removed
-    }
-
-    /// A link from another shard's memory; `Live` goes back where its target exists.
-    pub fn link_in(&mut self, link: &LinkIn, s: &mut Surroundings<'_>) {
-        let died = self.deleted_at.get(&link.to.0).is_some_and(|at| *at > link.at);
-        let from_shard = s.partitioner.owner(link.from);
-        if died {
-            s.tells.push((from_shard, Tell::Gone { key: link.to }));
-            return;
-        }
-        let Ok(kind) = self.graph.intern_kind(&link.kind) else { return };
-        let to = self.graph.intern(link.to, false);
-        if let Some(id) = link.to_id.as_ref().filter(|_| !self.graph.is_memory(to)) {
-            self.foreign_ids.entry(link.to.0).or_insert_with(|| id.clone());
-        }
-        let from = self.graph.intern(link.from, true);
-        let name = EdgeName { kind, automatic: link.automatic };
-        self.graph.put_link_in(from, to, name, link.weight);
-        if self.graph.exists(to) {
-            s.tells.push((from_shard, Tell::Live { key: link.to }));
-        } else if let Some(absorbed) = self.merged.absorbed_one(link.to) {
-            let tell = Tell::Merged { key: link.to, into: absorbed.into.key };
-            s.tells.push((from_shard, tell));
-        }
-    }
-
-    /// A link from another shard's memory is gone.
-    pub fn link_gone(&mut self, from: MemoryKey, to: MemoryKey, kind: &LinkKind, automatic: bool) {
-        let (from, to) = (self.graph.find(from), self.graph.find(to));
-        let (Some(from), Some(to), Some(kind)) = (from, to, self.graph.find_kind(kind)) else {
-            return;
-        };
-        self.graph.remove_link(from, to, EdgeName { kind, automatic });
-        self.graph.release(to);
-    }
-
-    /// The number of an automatic kind, if any link of that kind was ever made here.
-    pub fn automatic_kind(&self, kind: AutomaticKind) -> Option<KindIx> {
-        let kind = LinkKind::new(kind.as_str()).expect("names of automatic kinds are valid");
-        self.graph.find_kind(&kind)
-    }
-
-    /// The kinds of the links between neighbours in a sequence, as far as there are any.
-    pub fn sequence_kinds(&self) -> Vec<KindIx> {
-        let kinds = [AutomaticKind::Next, AutomaticKind::Previous, AutomaticKind::Near];
-        kinds.into_iter().filter_map(|kind| self.automatic_kind(kind)).collect()
-    }
-
-    /// Makes the automatic links of `kinds` that leave a node exactly these.
-    pub fn set_automatic_links(
-        &mut self,
-        node: NodeIx,
-        kinds: &[AutomaticKind],
-        links: &[(MemoryKey, AutomaticKind, u16)],
-        at: Timestamp,
-        s: &mut Surroundings<'_>,
-    ) {
-        let numbers: Vec<KindIx> = kinds.iter().filter_map(|k| self.automatic_kind(*k)).collect();
-        let wanted: Vec<(u64, &str)> =
-            links.iter().map(|(k, kind, _)| (k.0, kind.as_str())).collect();
-        for edge in self.graph.outward(node).to_vec() {
-            let key = self.graph.key(edge.node).0;
-            let kind = self.graph.kind(edge.kind()).clone();
-            let ours = edge.is_automatic() && numbers.contains(&edge.kind());
-            if ours && !wanted.contains(&(key, kind.as_str())) {
-                let name = EdgeName { kind: edge.kind(), automatic: true };
-                self.remove_edge(node, edge.node, name, s);
-            }
-        }
-        for (key, kind, weight) in links {
-            self.put_automatic(node, *key, *kind, *weight, at, s);
-        }
-    }
-
-    /// Writes one automatic link that leaves a node.
-    pub fn put_automatic(
-        &mut self,
-        node: NodeIx,
-        to: MemoryKey,
-        kind: AutomaticKind,
-        weight: u16,
-        at: Timestamp,
-        s: &mut Surroundings<'_>,
-    ) {
-        let kind_name = LinkKind::new(kind.as_str()).expect("names of automatic kinds are valid");
-        let Ok(number) = self.graph.intern_kind(&kind_name) else { return };
-        if self.merged.is_pruned(self.graph.key(node), to, kind) {
-            return;
-        }
-        if self.graph.outward(node).len() >= limits::LINKS_PER_MEMORY_MAX {
-            return;
-        }
-        let name = EdgeName { kind: number, automatic: true };
-        self.put_edge(node, to, None, name, weight, at, s);
-    }
-
     /// How often names were taken away here.
     pub fn names_version(&self) -> u64 {
         self.names_version
@@ -773,19 +508,6 @@ impl Space {
         {
             s.tell_owner(*first, Tell::Reassociate { keys });
         }
-    }
-
-    /// Makes the links that a memory has in its sequence exactly these.
-    pub fn set_sequence_links(
-        &mut self,
-        of: MemoryKey,
-        links: &[(MemoryKey, AutomaticKind, u16)],
-        at: Timestamp,
-        s: &mut Surroundings<'_>,
-    ) {
-        let Some(node) = self.graph.find(of).filter(|n| self.graph.is_memory(*n)) else { return };
-        let kinds = [AutomaticKind::Next, AutomaticKind::Previous, AutomaticKind::Near];
-        self.set_automatic_links(node, &kinds, links, at, s);
     }
 
     /// Bytes in memory, by part.
@@ -833,19 +555,4 @@ impl Space {
         self.exchange_merged(s);
         self.link_times = KeyMap::default();
     }
-
-    fn exchange_links(&self, node: NodeIx, s: &mut Surroundings<'_>) {
-        for edge in self.graph.outward(node).iter().filter(|e| self.graph.is_remote(e.node)) {
-            let name = EdgeName { kind: edge.kind(), automatic: edge.is_automatic() };
-            let to = self.graph.key(edge.node);
-            let hash = link_hash(self.graph.key(node), to);
-            let at = self.link_times.get(&hash).copied().unwrap_or(NEVER);
-            let link = self.link_message(node, to, name, edge.weight, at);
-            s.tell_owner(to, Tell::LinkIn(link));
-        }
-    }
-}
-
-fn link_hash(from: MemoryKey, to: MemoryKey) -> u64 {
-    from.0.rotate_left(32) ^ to.0
 }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use engram_engine::life::Outcome;
 use engram_engine::life::run::{RunId, RunState, RunView};
-use engram_engine::model::{Link, LinkKind, Memory, MemoryId, NewMemory, SpaceName, Weight};
+use engram_engine::model::{Link, LinkKind, Memory, MemoryId, NewMemory, SpaceName, Tier, Weight};
 use engram_engine::request::{
     Answer, Code, Cue, CueKind, Patch, Recall, Rejection, Request, StoreMode, Wait, With,
 };
@@ -300,13 +301,190 @@ fn a_hundred_copies_become_one() {
         };
         store(&mut cluster, vec![copy(0)]);
         store(&mut cluster, (1..100).map(copy).collect());
-        let mut merged = 0;
         for dry_run in [true, false] {
-            merged = consolidate(&mut cluster, dry_run).run.counts.merged;
-            assert!((95..=99).contains(&merged), "{merged} on {shards}, {embeds}");
+            let run = consolidate(&mut cluster, dry_run);
+            assert_eq!(run.run.counts.merged, 99, "on {shards}, {embeds}");
+            assert_eq!((run.merges.len(), run.merges[0].into.as_str()), (1, "c0"), "the earliest");
         }
-        let left = listed(&mut cluster, false).len() as u64;
-        assert_eq!(left + merged, 100, "what is not merged stays, on {shards}, {embeds}");
+        assert_eq!(listed(&mut cluster, false), BTreeSet::from(["c0".to_owned()]));
+        store(&mut cluster, vec![copy(100)]);
+        let run = consolidate(&mut cluster, false);
+        assert_eq!((run.run.counts.merged, run.merges[0].into.as_str()), (1, "c0"));
+    }
+}
+
+#[test]
+fn the_same_words_with_other_vectors_are_other_memories() {
+    let mut cluster = Cluster::new(2, 2);
+    let caption = |name: &str, vector: Option<[f32; 3]>| {
+        let mut made = memory(name, "A photograph");
+        made.embedding = vector.map(|vector| vector.to_vec());
+        made
+    };
+    let apart = vec![
+        caption("a", Some([1.0, 0.0, 0.0])),
+        caption("b", Some([0.0, 1.0, 0.0])),
+        caption("c", None),
+    ];
+    store(&mut cluster, apart);
+    store(&mut cluster, vec![caption("d", Some([0.99, 0.0, 0.01])), caption("e", None)]);
+    let run = consolidate(&mut cluster, false);
+    let pairs = run.merges.iter().map(|merge| (merge.into.as_str(), merge.merged[0].as_str()));
+    assert_eq!(pairs.collect::<Vec<_>>(), [("a", "d"), ("c", "e")]);
+}
+
+#[test]
+fn long_texts_with_a_word_more_are_merged_where_their_vectors_are_near() {
+    let words = "The committee met in the old town hall on Monday and agreed that the bridge over \
+                 the river needs repair before winter, because ice damaged its pillars last year";
+    for shards in [1, 3] {
+        let (mut cluster, mut random) = (Cluster::new(shards, 2), Random::new(6));
+        let mut told = |name: String, text: String, near: Option<&NewMemory>| {
+            let mut made = memory(&name, &text);
+            let same = near.and_then(|near| near.embedding.clone());
+            made.embedding = Some(same.unwrap_or_else(|| vector(&mut random)));
+            made
+        };
+        let mut all = Vec::new();
+        for i in 0..30 {
+            let text = words.replace("Monday", &format!("day {i}"));
+            let first = told(format!("a{i}"), text.clone(), None);
+            for (copy, more) in ["sadly", "badly", "slowly"].into_iter().enumerate() {
+                let text = text.replace("ice damaged", &format!("ice {more} damaged"));
+                all.push(told(format!("b{i}-{copy}"), text, Some(&first)));
+            }
+            all.push(told(format!("far{i}"), text.replace("ice damaged", "ice had damaged"), None));
+            store(&mut cluster, vec![first]);
+        }
+        store(&mut cluster, all);
+        let said = consolidate(&mut cluster, true);
+        let done = consolidate(&mut cluster, false);
+        assert_eq!(said.merges, done.merges);
+        assert_eq!(said.run.counts, done.run.counts);
+        assert_eq!((done.run.counts.merged, done.run.counts.compared), (90, 150), "on {shards}");
+        assert!(done.merges.iter().all(|merge| merge.into.as_str().starts_with('a')));
+        assert_eq!(consolidate(&mut cluster, false).run.counts.merged, 0);
+    }
+}
+
+#[test]
+fn a_memory_goes_into_the_earliest_that_says_all_it_says_and_then_nothing_is_left_to_do() {
+    for shards in [1, 3] {
+        let mut cluster = Cluster::new(shards, 2);
+        let told = |name: &str, metadata: serde_json::Value| {
+            let mut made = memory(name, "The kettle boils water");
+            let fields = metadata.as_object().expect("an object").clone();
+            made.metadata.extend(fields);
+            made
+        };
+        store(&mut cluster, vec![told("plain", json!({}))]);
+        store(&mut cluster, vec![told("tagged", json!({"by": "Ann"}))]);
+        store(&mut cluster, vec![told("same", json!({"by": "Ann"}))]);
+        store(&mut cluster, vec![told("other", json!({"by": "Bob"}))]);
+        store(&mut cluster, vec![told("bare", json!({}))]);
+        let run = consolidate(&mut cluster, false);
+        let pairs = run.merges.iter().map(|merge| (merge.into.as_str(), merge.merged[0].as_str()));
+        assert_eq!(pairs.collect::<Vec<_>>(), [("plain", "bare"), ("tagged", "same")]);
+        assert_eq!(run.run.counts.merged, 2);
+        assert_eq!(consolidate(&mut cluster, false).run.counts.merged, 0);
+    }
+}
+
+fn reinforce(cluster: &mut Cluster, names: &[&str]) {
+    let request = Request::Reinforce {
+        space: SpaceName::default(),
+        ids: names.iter().map(|name| id(name)).collect(),
+        outcome: Outcome::BEST,
+        wait: Wait::Durable,
+    };
+    cluster.call(0, request).expect("they are there");
+}
+
+fn cold(cluster: &mut Cluster, count: usize) -> BTreeSet<String> {
+    let names = (0..count).map(|i| format!("m{i}"));
+    names.filter(|name| read(cluster, name).is_some_and(|m| m.tier == Tier::Cold)).collect()
+}
+
+const DAY_S: i64 = 86_400;
+
+#[test]
+fn what_is_little_present_is_demoted_as_a_dry_run_says_and_an_undo_brings_it_back() {
+    for shards in [1, 3] {
+        let count = 40;
+        let mut cluster = filled(shards, 5, count);
+        let young = consolidate(&mut cluster, false);
+        assert_eq!((young.run.counts.demoted, young.demotions.len()), (0, 0), "nothing faded yet");
+        cluster.live(40 * DAY_S);
+        reinforce(&mut cluster, &["m3", "m7"]);
+        store(&mut cluster, vec![memory("young", "It was stored just now")]);
+        let before = answers(&mut cluster, true);
+        let said = consolidate(&mut cluster, true);
+        let done = consolidate(&mut cluster, false);
+        assert_eq!((&said.demotions, &said.prunes), (&done.demotions, &done.prunes));
+        assert_eq!(said.run.counts, done.run.counts);
+        let faded = cold(&mut cluster, count);
+        assert_eq!(faded.len(), count - 2, "{shards} shards");
+        assert!(!faded.contains("m3") && !faded.contains("m7"));
+        let listed = done.demotions.iter().map(|id| id.as_str().to_owned()).collect();
+        assert_eq!(faded, listed);
+        assert_eq!(consolidate(&mut cluster, false).run.counts.demoted, 0, "again, nothing");
+        cluster.crash();
+        let known = ask(&mut cluster, 0, ConsolidateAsk::One(done.run.id)).expect("it is known");
+        assert_eq!(known.demotions, done.demotions);
+        undo(&mut cluster, done.run.id);
+        assert_eq!(cold(&mut cluster, count), BTreeSet::new());
+        assert_eq!(answers(&mut cluster, true), before, "{shards} shards");
+        cluster.crash();
+        assert_eq!(answers(&mut cluster, true), before, "{shards} shards, restarted");
+    }
+}
+
+#[test]
+fn an_undo_ends_where_the_cold_tier_is_down_and_can_be_asked_for_again() {
+    let count = 20;
+    let mut cluster = filled(2, 5, count);
+    cluster.live(60 * DAY_S);
+    let done = consolidate(&mut cluster, false);
+    assert_eq!(cold(&mut cluster, count).len(), count);
+    let tier = cluster.cold.take();
+    ask(&mut cluster, 0, ConsolidateAsk::Undo(done.run.id)).expect("it can be tried");
+    cluster.settle();
+    let failed = ask(&mut cluster, 0, ConsolidateAsk::One(done.run.id)).expect("it is known");
+    assert_eq!(failed.run.state, RunState::Failed);
+    assert!(failed.reason.is_some_and(|reason| reason.contains("cold tier")));
+    cluster.cold = tier;
+    undo(&mut cluster, done.run.id);
+    assert_eq!(cold(&mut cluster, count), BTreeSet::new());
+}
+
+#[test]
+fn a_clock_that_jumps_demotes_nothing_and_a_restart_keeps_ages() {
+    for shards in [1, 3] {
+        let count = 40;
+        let mut cluster = filled(shards, 5, count);
+        consolidate(&mut cluster, false);
+        for years in [10, -20, 30] {
+            let now = cluster.now();
+            cluster.set_clock(now + years * 365 * DAY_S * 1_000_000);
+            cluster.live(60);
+            assert_eq!(consolidate(&mut cluster, false).run.counts.demoted, 0, "{years} years");
+        }
+        cluster.live(20 * DAY_S);
+        store(&mut cluster, vec![memory("later", "It was stored three weeks after the others")]);
+        cluster.live(20 * DAY_S);
+        let warm = consolidate(&mut cluster, true);
+        assert_eq!(warm.demotions.len(), count);
+        assert!(!warm.demotions.contains(&id("later")));
+        let images = cluster.images();
+        for restart in [true, false] {
+            if restart {
+                cluster.crash();
+            } else {
+                cluster.crash_to(&images);
+            }
+            cluster.settle();
+            assert_eq!(consolidate(&mut cluster, true).demotions, warm.demotions);
+        }
     }
 }
 

@@ -105,7 +105,7 @@ impl Cluster {
     }
 
     fn config(&self, me: u16) -> ShardConfig {
-        ShardConfig { me: ShardIx(me), partitioner: self.partitioner, seed: 5 }
+        ShardConfig { me: ShardIx(me), partitioner: self.partitioner, seed: 5, demotes: true }
     }
 
     fn replay(&self, shard: &mut Shard, me: u16, behind: usize) {

@@ -4,7 +4,7 @@
 //!
 //! *Not here*: statuses and headers (`routes`).
 
-use engram_engine::life::run::{Merge, RunView};
+use engram_engine::life::run::{Merge, Prune, RunView};
 use engram_engine::model::{LinkView, Memory, MemoryId, Metadata, Tier, Timestamp};
 use engram_engine::request::{
     PathStep, PhaseTime, Recalled, RecalledMemory, Rejection, SpaceView, Stats, Stored, With,
@@ -190,7 +190,7 @@ pub fn reinforced(reinforced: u64, missing: &[MemoryId], durable: bool) -> Vec<u
     to_json(&View { reinforced, missing, durable })
 }
 
-/// A consolidation; what it merged is listed where `whole` is set.
+/// A consolidation; what it did is listed where `whole` is set.
 pub fn run(view: &RunView, whole: bool) -> impl Serialize + '_ {
     #[derive(Serialize)]
     struct View<'a> {
@@ -208,12 +208,25 @@ pub fn run(view: &RunView, whole: bool) -> impl Serialize + '_ {
         compared: u64,
         merged: u64,
         pruned: u64,
+        demoted: u64,
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         merges: Option<Vec<MergeJson<'a>>>,
         #[serde(skip_serializing_if = "Option::is_none")]
-        more_merges: Option<bool>,
+        prunes: Option<Vec<PruneJson<'a>>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        demotions: Option<Vec<&'a str>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        more: Option<bool>,
+    }
+    #[derive(Serialize)]
+    struct PruneJson<'a> {
+        from: &'a str,
+        links: u32,
+    }
+    fn prune_json(prune: &Prune) -> PruneJson<'_> {
+        PruneJson { from: prune.from.as_str(), links: prune.links }
     }
     #[derive(Serialize)]
     struct MergeJson<'a> {
@@ -225,7 +238,6 @@ pub fn run(view: &RunView, whole: bool) -> impl Serialize + '_ {
         MergeJson { into: merge.into.as_str(), merged }
     }
     let run = &view.run;
-    let share = run.counts.compared as f64 / view.total.max(1) as f64;
     View {
         id: run.id.to_string(),
         space: view.space.as_str(),
@@ -235,13 +247,16 @@ pub fn run(view: &RunView, whole: bool) -> impl Serialize + '_ {
         threshold: run.threshold,
         started_at: run.started_at,
         finished_at: run.finished_at,
-        progress: if run.state.is_under_way() { share.min(0.99) } else { 1.0 },
+        progress: run.progress(view.total),
         compared: run.counts.compared,
         merged: run.counts.merged,
         pruned: run.counts.pruned,
+        demoted: run.counts.demoted,
         reason: view.reason.as_deref(),
         merges: whole.then(|| view.merges.iter().map(merge_json).collect()),
-        more_merges: (whole && view.more).then_some(true),
+        prunes: whole.then(|| view.prunes.iter().map(prune_json).collect()),
+        demotions: whole.then(|| view.demotions.iter().map(MemoryId::as_str).collect()),
+        more: (whole && view.more).then_some(true),
     }
 }
 

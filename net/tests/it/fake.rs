@@ -354,16 +354,7 @@ fn consolidation(space: SpaceName, ask: &ConsolidateAsk) -> Answer {
         threshold: 0.3,
         counts: Default::default(),
     };
-    let view = RunView {
-        run,
-        space,
-        dry_run: false,
-        phase: Default::default(),
-        total: 10,
-        reason: None,
-        merges: Vec::new(),
-        more: false,
-    };
+    let view = RunView { phase: Default::default(), total: 10, ..RunView::over(space, run) };
     match ask {
         ConsolidateAsk::Runs => Answer::Runs(vec![view]),
         _ => Answer::Run(Box::new(view)),

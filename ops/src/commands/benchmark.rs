@@ -27,7 +27,7 @@ use super::output;
 use crate::failure::Failure;
 use crate::logger::{self, Format, Level};
 use crate::progress::Progress;
-use crate::server::{Cold, Plan, Reshard, Server, cold_folder, memory_bytes};
+use crate::server::{Cold, Plan, Reshard, Server, memory_bytes};
 use crate::units;
 
 /// Memories that are stored before, as a share of the operations, and their bounds.
@@ -156,7 +156,7 @@ impl Benchmark {
             slow_recall: Duration::MAX,
             warm_up: Duration::ZERO,
             tracing: None,
-            cold: Cold::of(cold_folder(data_dir)),
+            cold: Cold::of(None, data_dir),
             tls: None,
         })
     }

@@ -1,4 +1,5 @@
-//! `engram consolidate`: merges what says the same and prunes weak links, or takes that back.
+//! `engram consolidate`: merges what says the same, prunes weak links and demotes what is little
+//! present, or takes that back.
 //!
 //! *Invariants*: it ends when the run is over; a run that failed or was stopped is a failure.
 //!
@@ -18,13 +19,13 @@ use crate::target::Target;
 
 /// Pause between two looks at a run.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Merges that are shown to people; `--json` has all.
-const MERGES_SHOWN: usize = 20;
+/// Merges, and as many memories that were demoted, that are shown to people; `--json` has all.
+const SHOWN: usize = 20;
 
 /// Consolidates a space.
 #[derive(Debug, Args)]
 pub struct Consolidate {
-    /// Base level, 0 to 1, below which memories are taken for unused
+    /// Base level, 0 to 1, below which memories go to the cold tier, where --cold-url named one
     #[arg(long, value_name = "LEVEL", default_value = "0.3", value_parser = level)]
     threshold: f32,
     /// Only say what would be done
@@ -116,24 +117,36 @@ fn text(run: &Value) -> String {
     let count = |name: &str| run[name].as_u64().unwrap_or_default();
     let would = if run["dry_run"] == Value::Bool(true) { "would be " } else { "" };
     let mut text = format!(
-        "run {}: {}\n{} memories compared, {} {would}merged, {} links {would}pruned\n",
+        "run {}: {}\n{} memories compared, {} {would}merged, {} links {would}pruned, {} memories \
+         {would}demoted\n",
         run["id"].as_str().unwrap_or_default(),
         run["state"].as_str().unwrap_or_default(),
         count("compared"),
         count("merged"),
         count("pruned"),
+        count("demoted"),
     );
-    let merges = run["merges"].as_array().map(Vec::as_slice).unwrap_or_default();
-    for merge in merges.iter().take(MERGES_SHOWN) {
+    let list = |name: &str| run[name].as_array().map(Vec::as_slice).unwrap_or_default();
+    let merges = list("merges");
+    for merge in merges.iter().take(SHOWN) {
         let merged = merge["merged"].as_array().map(Vec::as_slice).unwrap_or_default();
         let merged: Vec<&str> = merged.iter().filter_map(Value::as_str).collect();
         let into = merge["into"].as_str().unwrap_or_default();
         text.push_str(&format!("  {into} <- {}\n", merged.join(", ")));
     }
-    if merges.len() > MERGES_SHOWN {
-        text.push_str(&format!("  and {} more (--json)\n", merges.len() - MERGES_SHOWN));
+    and_more(&mut text, merges.len());
+    let demotions = list("demotions");
+    for id in demotions.iter().take(SHOWN) {
+        text.push_str(&format!("  {} -> cold\n", id.as_str().unwrap_or_default()));
     }
+    and_more(&mut text, demotions.len());
     text
+}
+
+fn and_more(text: &mut String, count: usize) {
+    if count > SHOWN {
+        text.push_str(&format!("  and {} more (--json)\n", count - SHOWN));
+    }
 }
 
 fn list_text(answer: &Value) -> String {
@@ -142,12 +155,13 @@ fn list_text(answer: &Value) -> String {
     for run in runs {
         let word = |name: &str| run[name].as_str().unwrap_or_default().to_owned();
         text.push_str(&format!(
-            "{}  {}  {:8} {} merged, {} pruned\n",
+            "{}  {}  {:8} {} merged, {} pruned, {} demoted\n",
             word("id"),
             word("started_at"),
             word("state"),
             run["merged"],
             run["pruned"],
+            run["demoted"],
         ));
     }
     text

@@ -206,7 +206,12 @@ impl Settings {
             patience: self.cold_timeout * 3 / 2,
             bytes_max: self.cold_limit,
         };
-        Cold { url: self.cold_url(), limits, sweep_pause: self.sweep_interval }
+        Cold {
+            url: self.cold_url(),
+            limits,
+            sweep_pause: self.sweep_interval,
+            demotes: self.cold_url.is_some(),
+        }
     }
 
     fn log_format(&self) -> Format {

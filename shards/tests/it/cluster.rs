@@ -24,7 +24,8 @@ where
     let cold = engram_cold::Tier::new(folder, engram_cold::Limits::default());
     let cold = Arc::new(cold.expect("a folder needs no settings"));
     let sweep_pause = Duration::from_secs(60);
-    let config = Config { directory, places, cache_bytes: 1 << 20, images, cold, sweep_pause };
+    let (cache_bytes, demotes) = (1 << 20, false);
+    let config = Config { directory, places, cache_bytes, images, cold, sweep_pause, demotes };
     let result: Arc<Mutex<Option<T>>> = Arc::default();
     let slot = result.clone();
     let finished = Arc::new(std::sync::atomic::AtomicBool::new(false));

@@ -1,24 +1,26 @@
-//! Consolidation of a space: what says the same is merged, weak automatic links are pruned.
+//! Consolidation of a space: what says the same is merged, weak automatic links are pruned, what is
+//! little present is demoted.
 //!
 //! One shard, the authority, leads a run in slices: it asks owners for memories, every shard for what is
-//! like them, compares what they say, and asks owners to merge. Each merge is one record of one shard,
-//! so that wherever a run is interrupted every memory is as before or merged.
+//! near to them, compares what they say, and asks owners to merge. Each merge is one record of one
+//! shard, so that wherever a run is interrupted every memory is as before or merged.
 //!
 //! *Invariants*: one run at a time in a space; a run does one thing at a time, in slices that wait
 //! for whatever clients ask; nothing is merged into what is not there as it was when it was compared.
 //!
-//! *Not here*: what an owner does (`owner`), which of what is alike is merged (`plan`), what a merged
+//! *Not here*: what an owner does (`owner`), which of what says the same is merged (`group`), what a merged
 //! memory is (`space::merged`).
 
+mod group;
 mod owner;
-mod plan;
 mod run;
+mod sightings;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::key::{MemoryKey, ShardIx};
-use crate::life::run::{Merge, Run, RunId, RunPhase, RunState, RunView};
+use crate::life::run::{Merge, Prune, Run, RunId, RunState, RunView};
 use crate::mesh::{Ask, OpId, Reply};
 use crate::model::{MemoryId, SpaceName, Timestamp};
 use crate::record::{Contents, SpaceNumber};
@@ -27,13 +29,14 @@ use crate::request::{Answer, Code, Rejection};
 use super::home::Then;
 use super::{AUTHORITY, Shard, Ticket};
 
-pub(super) use owner::{AlikeSearch, ReturnFor};
+pub(super) use owner::{NearSearch, ReturnFor};
+use run::Beginning;
 pub(super) use run::{Awaited, UnderWay};
 
 /// Runs of one space that are remembered.
 const RUNS_MAX: usize = 100;
-/// Merges that the view of a run lists.
-const MERGES_LISTED_MAX: usize = 10_000;
+/// Merges, and as many memories with pruned links or demoted, that the view of a run lists.
+const LISTED_MAX: usize = 10_000;
 
 /// What is asked for a consolidation.
 #[derive(Clone, Debug)]
@@ -46,20 +49,22 @@ pub enum ConsolidateAsk {
     One(RunId),
     /// To the authority: take back what a run did.
     Undo(RunId),
-    /// The vectors or texts of some memories.
+    /// What the words of some memories come to, or their vectors.
     Scan(ScanOf),
-    /// What is like these.
-    Alike(Arc<Vec<Pattern>>),
-    /// Whole memories.
-    Read(Vec<MemoryKey>),
+    /// What is near to these.
+    Near(Arc<Vec<Pattern>>),
+    /// Memories, whole or only what is known of them without reading.
+    Read { keys: Vec<MemoryKey>, whole: bool },
     /// Merge memories of the receiver into others.
     Merge(RunId, Vec<MergeItem>),
     /// Prune the links of some memories, or say how many would go.
     Prune { run: RunId, dry_run: bool, from: u32 },
-    /// Bring some of what a run merged back.
+    /// Which memories have a base level below this.
+    Faded { threshold: f32, from: u32 },
+    /// Bring some of what a run merged or demoted back.
     Return(RunId),
-    /// What a run merged.
-    Merges(RunId),
+    /// What a run did.
+    Deeds(RunId),
 }
 
 impl ConsolidateAsk {
@@ -68,29 +73,29 @@ impl ConsolidateAsk {
         match self {
             Self::Start { .. } | Self::Undo(_) | Self::Merge(..) | Self::Return(_) => true,
             Self::Prune { dry_run, .. } => !dry_run,
-            Self::Runs | Self::One(_) | Self::Scan(_) | Self::Alike(_) => false,
-            Self::Read(_) | Self::Merges(_) => false,
+            Self::Runs | Self::One(_) | Self::Scan(_) | Self::Near(_) => false,
+            Self::Read { .. } | Self::Faded { .. } | Self::Deeds(_) => false,
         }
     }
 }
 
-/// Which memories are scanned.
+/// Which memories are scanned, and for what.
 #[derive(Clone, Debug)]
 pub enum ScanOf {
-    /// The next from this node on.
+    /// The words of the next from this node on.
     From(u32),
-    /// These, as far as they exist.
-    Keys(Vec<MemoryKey>),
+    /// The vectors of these, as far as they exist.
+    Vectors(Vec<MemoryKey>),
 }
 
-/// What something like is looked for.
+/// What something near is looked for.
 #[derive(Clone, Debug)]
 pub struct Pattern {
     /// The memory.
     pub key: MemoryKey,
     /// Its vector.
     pub vector: Vec<f32>,
-    /// How many like it are wanted.
+    /// How many near to it are wanted.
     pub count: usize,
 }
 
@@ -118,16 +123,18 @@ pub enum ConsolidateReply {
     Runs(Vec<RunView>),
     /// See [`Scanned`].
     Scanned(Scanned),
-    /// For each pattern, what is like it.
-    Alike(Vec<Vec<MemoryKey>>),
+    /// For each pattern, what is near to it, nearest first.
+    Near(Vec<Vec<MemoryKey>>),
     /// Which were merged.
     Merged(Vec<MemoryKey>),
-    /// How many links went, and where the next memories begin.
-    Pruned { links: u64, next: Option<u32> },
-    /// How many came back, and whether there are more.
-    Returned { count: u64, more: bool },
-    /// Merged memories with what they were merged into.
-    Merges(Vec<(MemoryId, MemoryId)>),
+    /// How many links went, by a dry run also of which memories, and where the next begin.
+    Pruned { links: u64, of: Vec<(MemoryId, u32)>, next: Option<u32> },
+    /// Memories that are little present, and where the next begin.
+    Faded { memories: Vec<(MemoryKey, MemoryId)>, next: Option<u32> },
+    /// Some came back, and whether there are more.
+    Returned { more: bool },
+    /// What a run did.
+    Deeds(Deeds),
 }
 
 /// What a scan found.
@@ -135,12 +142,84 @@ pub enum ConsolidateReply {
 pub struct Scanned {
     /// Memories that were looked at.
     pub count: u64,
-    /// Vectors, where there are any.
+    /// What the words of those with a text come to.
+    pub texts: Vec<Seen>,
+    /// Vectors, where they were asked for.
     pub vectors: Vec<(MemoryKey, Vec<f32>)>,
-    /// Fingerprints of the texts of others.
-    pub texts: Vec<(MemoryKey, u64)>,
     /// Where the next memories begin.
     pub next: Option<u32>,
+}
+
+/// A memory whose words were looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// It.
+    pub key: MemoryKey,
+    /// The same for all with the same words.
+    pub fingerprint: u64,
+    /// It has a vector, and so many words that others may say the same in a few more.
+    pub is_long: bool,
+}
+
+/// What a run did, or would do, as far as it is listed.
+#[derive(Clone, Debug, Default)]
+pub struct Deeds {
+    /// What was merged, into what.
+    merges: Vec<(MemoryId, MemoryId)>,
+    /// How many links of which memories were pruned.
+    prunes: Vec<(MemoryId, u32)>,
+    /// What was demoted.
+    demotions: Vec<MemoryId>,
+    /// There is more of something.
+    more: bool,
+}
+
+impl Deeds {
+    fn merge(&mut self, goes: MemoryId, into: MemoryId) {
+        self.more |= self.merges.len() >= LISTED_MAX;
+        if self.merges.len() < LISTED_MAX {
+            self.merges.push((goes, into));
+        }
+    }
+
+    fn prune(&mut self, from: MemoryId, links: u32) {
+        self.more |= self.prunes.len() >= LISTED_MAX;
+        if self.prunes.len() < LISTED_MAX {
+            self.prunes.push((from, links));
+        }
+    }
+
+    fn demote(&mut self, id: MemoryId) {
+        self.more |= self.demotions.len() >= LISTED_MAX;
+        if self.demotions.len() < LISTED_MAX {
+            self.demotions.push(id);
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.more |= other.more;
+        other.merges.into_iter().for_each(|(goes, into)| self.merge(goes, into));
+        other.prunes.into_iter().for_each(|(from, links)| self.prune(from, links));
+        other.demotions.into_iter().for_each(|id| self.demote(id));
+    }
+
+    /// Puts merged memories under what they were merged into, and all in the order of ids.
+    fn list(mut self, view: &mut RunView) {
+        let mut by_target: BTreeMap<MemoryId, Vec<MemoryId>> = BTreeMap::new();
+        for (merged, into) in self.merges {
+            by_target.entry(into).or_default().push(merged);
+        }
+        let merge = |(into, mut merged): (MemoryId, Vec<MemoryId>)| {
+            merged.sort_unstable();
+            Merge { into, merged }
+        };
+        view.merges = by_target.into_iter().map(merge).collect();
+        self.prunes.sort_unstable();
+        view.prunes = self.prunes.into_iter().map(|(from, links)| Prune { from, links }).collect();
+        self.demotions.sort_unstable();
+        view.demotions = self.demotions;
+        view.more = self.more;
+    }
 }
 
 /// The runs that the authority knows of.
@@ -184,7 +263,34 @@ impl Runs {
     }
 }
 
+/// What a shard has done with its memories since the server started, and the runs that it leads.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lives {
+    /// Memories merged into others.
+    pub merged: u64,
+    /// Links pruned.
+    pub pruned: u64,
+    /// Memories demoted, by consolidations and clients.
+    pub demoted: u64,
+    /// Memories that came back from the cold tier.
+    pub promoted: u64,
+    /// Runs that ended, or were undone, by the number of their state.
+    pub runs: [u64; RunState::ALL.len()],
+}
+
 impl Shard {
+    /// What it has done with its memories.
+    pub fn lives(&self) -> Lives {
+        self.lives
+    }
+
+    /// Share of the run under way that is done, 0 to 1: of the one that is furthest behind. `None`
+    /// where this shard leads none.
+    pub fn run_progress(&self) -> Option<f64> {
+        let under_way = self.runs.under_way.values().filter(|run| run.run.state.is_under_way());
+        under_way.map(|run| run.progress()).min_by(f64::total_cmp)
+    }
+
     /// Some space is being consolidated, or a consolidation taken back.
     pub fn is_consolidating(&self) -> bool {
         self.runs.under_way.values().any(|run| run.run.state.is_under_way())
@@ -214,32 +320,35 @@ impl Shard {
             Some((_, ConsolidateReply::Runs(runs))) => {
                 self.answer(ticket, Ok(Answer::Runs(runs)));
             }
-            Some((_, ConsolidateReply::Run(view))) if view.merges.is_empty() && !view.dry_run => {
+            Some((_, ConsolidateReply::Run(view))) if !view.dry_run => {
                 let id = view.run.id;
                 let asks = (0..self.partitioner.shards()).map(|shard| {
-                    let ask = ConsolidateAsk::Merges(id);
+                    let ask = ConsolidateAsk::Deeds(id);
                     (ShardIx(shard), Ask::Consolidate(space.clone(), ask))
                 });
                 let asks = asks.collect();
-                self.start(ticket, Then::ConsolidationMerges(view), asks);
+                self.start(ticket, Then::ConsolidationDeeds(view), asks);
             }
             Some((_, ConsolidateReply::Run(view))) => self.answer(ticket, Ok(Answer::Run(view))),
             other => unreachable!("runs were asked for, not {other:?}"),
         }
     }
 
-    /// Every shard has said what a run merged.
-    pub(super) fn merges_answered(
+    /// Every shard has said what a run did.
+    pub(super) fn deeds_answered(
         &mut self,
         ticket: Option<Ticket>,
         mut view: Box<RunView>,
         replies: Vec<(ShardIx, Reply)>,
     ) {
-        let pairs = consolidated(replies).flat_map(|(_, reply)| match reply {
-            ConsolidateReply::Merges(pairs) => pairs,
-            other => unreachable!("merges were asked for, not {other:?}"),
-        });
-        list_merges(&mut view, pairs.collect());
+        let mut deeds = Deeds::default();
+        for (_, reply) in consolidated(replies) {
+            match reply {
+                ConsolidateReply::Deeds(of_shard) => deeds.add(of_shard),
+                other => unreachable!("deeds were asked for, not {other:?}"),
+            }
+        }
+        deeds.list(&mut view);
         self.answer(ticket, Ok(Answer::Run(view)));
     }
 
@@ -288,8 +397,7 @@ impl Shard {
         if !dry_run {
             self.append(&Contents::Run { space: number, run: run.clone() }, None);
         }
-        let shards = self.partitioner.shards();
-        let under_way = UnderWay::new(space.clone(), run, dry_run, shards, self.sequence);
+        let under_way = self.under_way(space, run, dry_run);
         let view = under_way.view();
         self.runs.under_way.insert(number, Box::new(under_way));
         Ok(ConsolidateReply::Run(Box::new(view)))
@@ -301,11 +409,16 @@ impl Shard {
         let mut run = known.cloned().ok_or_else(no_run)?;
         (run.state, run.finished_at) = (RunState::Undoing, None);
         self.append(&Contents::Run { space: number, run: run.clone() }, None);
-        let shards = self.partitioner.shards();
-        let under_way = UnderWay::new(space.clone(), run, false, shards, self.sequence);
+        let under_way = self.under_way(space, run, false);
         let view = under_way.view();
         self.runs.under_way.insert(number, Box::new(under_way));
         Ok(ConsolidateReply::Run(Box::new(view)))
+    }
+
+    fn under_way(&self, space: &SpaceName, run: Run, dry_run: bool) -> UnderWay {
+        let (space, demotes, durable_at) = (space.clone(), self.demotes, self.sequence);
+        let beginning = Beginning { space, run, dry_run, demotes, durable_at };
+        UnderWay::new(self.partitioner, beginning)
     }
 
     fn check_may_begin(&self, space: &SpaceName, dry_run: bool) -> Result<SpaceNumber, Rejection> {
@@ -338,16 +451,7 @@ impl Shard {
         let mut views: Vec<RunView> = newest.map(|run| run.view()).into_iter().collect();
         let over = self.runs.over.get(&number).into_iter().flatten().rev();
         let over = over.filter(|run| newest.is_none_or(|newest| newest.run.id != run.id));
-        views.extend(over.map(|run| RunView {
-            run: run.clone(),
-            space: space.clone(),
-            dry_run: false,
-            phase: RunPhase::Over,
-            total: run.counts.compared,
-            reason: None,
-            merges: Vec::new(),
-            more: false,
-        }));
+        views.extend(over.map(|run| RunView::over(space.clone(), run.clone())));
         Ok(views)
     }
 
@@ -370,6 +474,7 @@ impl Shard {
         under_way.end(state, reason, now);
         let (run, dry_run) = (under_way.run.clone(), under_way.dry_run);
         if !dry_run {
+            self.lives.runs[state as usize] += 1;
             self.runs.set(number, run.clone());
             if !self.poisoned {
                 self.append(&Contents::Run { space: number, run }, None);
@@ -385,20 +490,6 @@ fn consolidated(
         Reply::Consolidated(reply) => (shard, reply),
         other => unreachable!("a consolidation asked, and got {other:?}"),
     })
-}
-
-/// Puts merged memories under what they were merged into, in the order of ids.
-fn list_merges(view: &mut RunView, pairs: Vec<(MemoryId, MemoryId)>) {
-    let mut by_target: BTreeMap<MemoryId, Vec<MemoryId>> = BTreeMap::new();
-    view.more = pairs.len() > MERGES_LISTED_MAX;
-    for (merged, into) in pairs.into_iter().take(MERGES_LISTED_MAX) {
-        by_target.entry(into).or_default().push(merged);
-    }
-    let merge = |(into, mut merged): (MemoryId, Vec<MemoryId>)| {
-        merged.sort_unstable();
-        Merge { into, merged }
-    };
-    view.merges = by_target.into_iter().map(merge).collect();
 }
 
 fn no_run() -> Rejection {

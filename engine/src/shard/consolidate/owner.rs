@@ -21,9 +21,10 @@ use crate::space::{Into, PrunedLink, Space};
 use crate::vector::{self, Accept, Progress, Scope};
 
 use super::super::Shard;
-use super::super::collect::Purpose;
+use super::super::collect::{Purpose, Read};
 use super::super::search::Wanted;
-use super::{ConsolidateAsk, ConsolidateReply, MergeItem, Pattern, ScanOf, Scanned};
+use super::group::SIMILARITY_MIN;
+use super::{ConsolidateAsk, ConsolidateReply, Deeds, MergeItem, Pattern, ScanOf, Scanned, Seen};
 
 /// Memories of one scan.
 const SCANNED: usize = 8;
@@ -33,8 +34,8 @@ const SCANNED_NODES_MAX: usize = 512;
 const PRUNED_NODES: usize = 64;
 /// Memories brought back at once.
 const RETURNED: usize = 8;
-/// Vectors that are less like each other than this are not compared by text: a cosine.
-const SIMILARITY_MIN: f64 = 0.95;
+/// Nodes that are looked at for what is little present at once.
+const FADED_NODES: usize = 256;
 /// An automatic mention of at most this weight is weak: the name has a dozen bearers or more.
 const WEAK_WEIGHT: u16 = crate::fixed::WEIGHT_ONE / 12;
 /// A way that was this much in the way is weak, whatever it weighs: a share of one use.
@@ -48,8 +49,8 @@ pub(in super::super) enum ReturnFor {
     Itself,
 }
 
-/// A search for what is like some memories, in slices.
-pub(in super::super) struct AlikeSearch {
+/// A search for what is near to some memories, in slices.
+pub(in super::super) struct NearSearch {
     to: ShardIx,
     op: OpId,
     space: SpaceName,
@@ -72,14 +73,16 @@ impl Shard {
         }
         match ask {
             ConsolidateAsk::Scan(of) => self.scan(from, op, space, of),
-            ConsolidateAsk::Alike(patterns) => {
+            ConsolidateAsk::Near(patterns) => {
                 let (space, found) = (space.clone(), Vec::new());
-                let search = AlikeSearch { to: from, op, space, patterns, running: None, found };
-                self.alike.push_back(search);
+                let search = NearSearch { to: from, op, space, patterns, running: None, found };
+                self.near.push_back(search);
             }
-            ConsolidateAsk::Read(keys) => {
-                let with =
-                    With { content: true, metadata: true, links: true, merged: true, ..With::NONE };
+            ConsolidateAsk::Read { keys, whole } => {
+                let with = match whole {
+                    true => With { links: true, merged: true, ..With::ALL },
+                    false => With::NONE,
+                };
                 let (filter, reach) = (&Filter::default(), Reach { log: true, cold: false });
                 self.fetch(from, op, space, keys, &Wanted { filter, with, reach });
             }
@@ -95,9 +98,15 @@ impl Shard {
                 self.reply_consolidated(from, op, pruned);
             }
             ConsolidateAsk::Return(run) => self.return_some(from, op, space, run),
-            ConsolidateAsk::Merges(run) => {
-                let merges = self.space(space).map(|space| merges_of(space, run));
-                self.reply_consolidated(from, op, merges.map(ConsolidateReply::Merges));
+            ConsolidateAsk::Faded { threshold, from: node } => {
+                let (now, lived) = (self.now, self.lived.lived());
+                let faded =
+                    self.space(space).map(|space| faded(space, threshold, node, now, lived));
+                self.reply_consolidated(from, op, faded);
+            }
+            ConsolidateAsk::Deeds(run) => {
+                let deeds = self.space(space).map(|space| deeds_of(space, run));
+                self.reply_consolidated(from, op, deeds.map(ConsolidateReply::Deeds));
             }
             lead @ (ConsolidateAsk::Start { .. }
             | ConsolidateAsk::Runs
@@ -124,34 +133,44 @@ impl Shard {
             }
             Ok((scanned, unread)) => {
                 let with = With { content: true, ..With::NONE };
-                let purpose = Purpose::Fingerprints(Box::new(scanned));
+                let purpose = Purpose::Sketches(Box::new(scanned));
                 self.collect(to, op, name, unread, with, purpose);
             }
             Err(rejection) => self.reply(to, op, Err(rejection)),
         }
     }
 
-    /// Texts of memories without vectors are here.
-    pub(in super::super) fn fingerprinted(
+    /// Texts of memories are here.
+    pub(in super::super) fn sketched(
         &mut self,
-        to: ShardIx,
-        op: OpId,
+        (to, op): (ShardIx, OpId),
+        name: &SpaceName,
         mut scanned: Scanned,
         texts: Vec<(MemoryKey, String)>,
     ) {
-        let marked = texts.into_iter().map(|(key, text)| (key, likeness::fingerprint(&text)));
-        scanned.texts = marked.filter_map(|(key, mark)| Some((key, mark?))).collect();
+        let space = self.space(name).ok();
+        let has_vector = |key: MemoryKey| {
+            let vectors = space.and_then(|space| space.vectors.as_ref().map(|v| (space, v)));
+            let held = vectors.and_then(|(space, v)| Some(v.contains(space.graph.find(key)?)));
+            held.unwrap_or(false)
+        };
+        let seen = texts.into_iter().filter_map(|(key, text)| {
+            let sketch = likeness::sketch(&text)?;
+            let is_long = sketch.is_long && has_vector(key);
+            Some(Seen { key, fingerprint: sketch.fingerprint, is_long })
+        });
+        scanned.texts = seen.collect();
         self.reply_consolidated(to, op, Ok(ConsolidateReply::Scanned(scanned)));
     }
 
-    /// Runs one slice of a search for what is alike; false where there is none.
-    pub(in super::super) fn run_alike(&mut self) -> bool {
-        let Some(mut search) = self.alike.pop_front() else { return false };
+    /// Runs one slice of a search for what is near; false where there is none.
+    pub(in super::super) fn run_near(&mut self) -> bool {
+        let Some(mut search) = self.near.pop_front() else { return false };
         let number = self.space_number(&search.space);
         let vectors = number.and_then(|n| self.spaces[&n].vectors.as_ref().map(|v| (n, v)));
         let Some((number, vectors)) = vectors else {
             let found = vec![Vec::new(); search.patterns.len()];
-            self.reply_consolidated(search.to, search.op, Ok(ConsolidateReply::Alike(found)));
+            self.reply_consolidated(search.to, search.op, Ok(ConsolidateReply::Near(found)));
             return true;
         };
         let space = &self.spaces[&number];
@@ -166,25 +185,25 @@ impl Shard {
             .unwrap_or_else(|| vectors.near(scratch, &pattern.vector, count, None));
         if running.step(vectors, &scope, vectors.slice()) == Progress::More {
             search.running = Some(running);
-            self.alike.push_front(search);
+            self.near.push_front(search);
             return true;
         }
         let hits = running.finish(vectors, space.graph.keys(), scratch);
         let mut vector = Vec::new();
-        let alike = hits.iter().filter(|hit| {
+        let near = hits.iter().filter(|hit| {
             let key = space.graph.key(hit.node);
             key != pattern.key
                 && space.live_node(key, self.now).is_some()
                 && vectors.vector(hit.node, &mut vector)
                 && cosine(&vector, &pattern.vector) >= SIMILARITY_MIN
         });
-        let found = alike.map(|hit| space.graph.key(hit.node)).collect();
+        let found = near.map(|hit| space.graph.key(hit.node)).collect();
         search.found.push(found);
         if search.found.len() < search.patterns.len() {
-            self.alike.push_front(search);
+            self.near.push_front(search);
         } else {
-            let AlikeSearch { to, op, found, .. } = search;
-            self.reply_consolidated(to, op, Ok(ConsolidateReply::Alike(found)));
+            let NearSearch { to, op, found, .. } = search;
+            self.reply_consolidated(to, op, Ok(ConsolidateReply::Near(found)));
         }
         true
     }
@@ -211,6 +230,7 @@ impl Shard {
         });
         let record = record.ok().flatten()?;
         self.append(&Contents::Merge(record), None);
+        self.lives.merged += 1;
         Some(key)
     }
 
@@ -244,6 +264,9 @@ impl Shard {
         let weak = (from..until).map(NodeIx).flat_map(|node| weak_links(space, node, lived));
         let weak: Vec<(MemoryKey, Vec<(MemoryKey, AutomaticKind)>)> = weak.collect();
         let links = weak.iter().map(|(_, links)| links.len() as u64).sum();
+        let listed = weak.iter().filter(|_| dry_run);
+        let of = listed.filter_map(|(from, links)| Some((id_of(space, *from)?, count(links))));
+        let of: Vec<(MemoryId, u32)> = of.collect();
         for (from, links) in weak.into_iter().filter(|_| !dry_run) {
             let pruned = self.with_space(name, |space, s| {
                 for (to, kind) in &links {
@@ -251,10 +274,11 @@ impl Shard {
                 }
             });
             assert!(pruned.is_ok(), "the space was just there");
+            self.lives.pruned += links.len() as u64;
             self.append(&Contents::Prune { space: number, run, from, links }, None);
         }
         let next = (until < bound).then_some(until);
-        Ok(ConsolidateReply::Pruned { links, next })
+        Ok(ConsolidateReply::Pruned { links, of, next })
     }
 
     pub(in super::super) fn replay_prune(
@@ -283,9 +307,9 @@ impl Shard {
         }
     }
 
-    /// Brings some of what a run merged back, after all that it pruned.
+    /// Brings some of what a run merged back, after all that it pruned, then what it demoted.
     fn return_some(&mut self, to: ShardIx, op: OpId, name: &SpaceName, run: RunId) {
-        if let Err(rejection) = self.check_writable() {
+        if let Err(rejection) = self.check_growable() {
             return self.reply(to, op, Err(rejection));
         }
         let Some(number) = self.space_number(name) else {
@@ -295,17 +319,42 @@ impl Shard {
         let unpruned = space.merged.unprune(run);
         space.reassociate(&unpruned);
         let mut keys = space.merged.of_run(run, RETURNED + 1);
-        let more = keys.len() > RETURNED;
+        let more = keys.len() > RETURNED || !space.cold().of_run(run, 1).is_empty();
         keys.truncate(RETURNED);
         keys.retain(|key| space.merged.start_return(*key));
+        let mut cold = space.cold().of_run(run, RETURNED + 1);
         if !unpruned.is_empty() {
             self.append(&Contents::Unprune { space: number, run }, None);
         }
-        if keys.is_empty() {
-            let reply = ConsolidateReply::Returned { count: 0, more: false };
-            return self.reply_consolidated(to, op, Ok(reply));
+        if !keys.is_empty() {
+            let purpose = Purpose::Return(ReturnFor::Undo { more });
+            self.collect(to, op, name, keys, With::ALL, purpose);
+        } else if !cold.is_empty() {
+            let more = cold.len() > RETURNED;
+            cold.truncate(RETURNED);
+            self.collect(to, op, name, cold, With::ALL, Purpose::Undemote { more });
+        } else {
+            let reply = ConsolidateReply::Returned { more: false };
+            self.reply_consolidated(to, op, Ok(reply));
         }
-        self.collect(to, op, name, keys, With::ALL, Purpose::Return(ReturnFor::Undo { more }));
+    }
+
+    /// Cold memories that a run demoted were read.
+    pub(in super::super) fn undemoted(
+        &mut self,
+        (to, op): (ShardIx, OpId),
+        name: &SpaceName,
+        reads: Vec<Read>,
+        failed: Option<Rejection>,
+        more: bool,
+    ) {
+        let (mut promoted, count) = (0, reads.len());
+        for Read { key, address, put, .. } in reads {
+            let Some(put) = put else { continue };
+            promoted += usize::from(self.promote(name, key, address, put));
+        }
+        let reply = came_back(promoted, count, failed, more);
+        self.reply_consolidated(to, op, reply);
     }
 
     /// What a memory was merged into is gone or changed.
@@ -323,19 +372,20 @@ impl Shard {
         &mut self,
         (to, op): (ShardIx, OpId),
         name: &SpaceName,
-        read: Vec<(MemoryKey, Option<Put>)>,
+        reads: Vec<Read>,
+        failed: Option<Rejection>,
         of: ReturnFor,
     ) {
-        let mut count = 0;
-        for (key, put) in read {
+        let (mut returned, count) = (0, reads.len());
+        for Read { key, put, .. } in reads {
             match put {
-                Some(put) => count += u64::from(self.bring_back(name, key, put)),
+                Some(put) => returned += usize::from(self.bring_back(name, key, put)),
                 None => self.leave_merged(name, key),
             }
         }
         if let ReturnFor::Undo { more } = of {
-            let reply = ConsolidateReply::Returned { count, more };
-            self.reply_consolidated(to, op, Ok(reply));
+            let reply = came_back(returned, count, failed, more);
+            self.reply_consolidated(to, op, reply);
         }
     }
 
@@ -363,42 +413,71 @@ impl Shard {
     }
 }
 
+/// Some of those that should have come back did; an error where none did, so that an undo ends.
+fn came_back(
+    returned: usize,
+    of: usize,
+    failed: Option<Rejection>,
+    more: bool,
+) -> Result<ConsolidateReply, Rejection> {
+    if returned == 0 && of > 0 {
+        let changed = "what was to come back changed meanwhile; undo the run once more";
+        return Err(failed.unwrap_or_else(|| Rejection::new(Code::Unavailable, changed)));
+    }
+    Ok(ConsolidateReply::Returned { more: more || returned < of })
+}
+
 /// Memories to look at, and those of them whose texts have to be read.
 fn scan(space: &Space, of: ScanOf, now: Timestamp) -> (Scanned, Vec<MemoryKey>) {
     let mut scanned = Scanned::default();
     let mut unread = Vec::new();
-    let mut look = |node: NodeIx, scanned: &mut Scanned| {
-        let (key, mut vector) = (space.graph.key(node), Vec::new());
-        // What lies in the cold tier can't be compared without asking that for it.
-        if space.entry(node, now).is_none() || space.cold().address(key).is_some() {
-            return;
-        }
-        scanned.count += 1;
-        match &space.vectors {
-            Some(vectors) if vectors.vector(node, &mut vector) => {
-                scanned.vectors.push((key, vector));
-            }
-            Some(_) | None => unread.push(key),
-        }
-    };
     match of {
-        ScanOf::Keys(keys) => {
-            for node in keys.iter().filter_map(|key| space.live_node(*key, now)) {
-                look(node, &mut scanned);
-            }
+        ScanOf::Vectors(keys) => {
+            let vectors = space.vectors.iter();
+            let vectors = vectors.flat_map(|vectors| keys.iter().map(move |key| (vectors, *key)));
+            scanned.vectors.extend(vectors.filter_map(|(vectors, key)| {
+                let (node, mut vector) = (space.live_node(key, now)?, Vec::new());
+                vectors.vector(node, &mut vector).then_some((key, vector))
+            }));
         }
         ScanOf::From(from) => {
             let bound = u32::try_from(space.graph.len()).expect("nodes have 32-bit numbers");
             let last = from.saturating_add(SCANNED_NODES_MAX as u32).min(bound);
             let mut next = from;
-            while next < last && scanned.count < SCANNED as u64 {
-                look(NodeIx(next), &mut scanned);
+            while next < last && unread.len() < SCANNED {
+                let (node, key) = (NodeIx(next), space.graph.key(NodeIx(next)));
                 next += 1;
+                // What lies in the cold tier can't be compared without asking that for it.
+                if space.entry(node, now).is_some() && space.cold().address(key).is_none() {
+                    unread.push(key);
+                }
             }
+            scanned.count = unread.len() as u64;
             scanned.next = (next < bound).then_some(next);
         }
     }
     (scanned, unread)
+}
+
+/// The next memories whose base level is below a threshold, and that are not cold yet.
+fn faded(
+    space: &Space,
+    threshold: f32,
+    from: u32,
+    now: Timestamp,
+    lived: Lived,
+) -> ConsolidateReply {
+    let bound = u32::try_from(space.graph.len()).expect("nodes have 32-bit numbers");
+    let until = from.saturating_add(FADED_NODES as u32).min(bound);
+    let memories = (from..until).filter_map(|node| {
+        let (node, key) = (NodeIx(node), space.graph.key(NodeIx(node)));
+        let entry = space.entry(node, now)?;
+        let fades = space.cold().address(key).is_none()
+            && space.base_level(key, entry, lived) < f64::from(threshold);
+        fades.then(|| (key, entry.id.clone()))
+    });
+    let memories = memories.collect();
+    ConsolidateReply::Faded { memories, next: (until < bound).then_some(until) }
 }
 
 /// The automatic links of a memory that bring next to nothing.
@@ -427,12 +506,29 @@ fn weak_links(
     (!weak.is_empty()).then_some((from, weak))
 }
 
-fn merges_of(space: &Space, run: RunId) -> Vec<(MemoryId, MemoryId)> {
-    let of_run = space.merged.absorbed().values().filter(|absorbed| absorbed.run == run);
-    of_run.map(|absorbed| (absorbed.entry.id.clone(), absorbed.into.id.clone())).collect()
+fn deeds_of(space: &Space, run: RunId) -> Deeds {
+    let mut deeds = Deeds::default();
+    for absorbed in space.merged.absorbed().values().filter(|absorbed| absorbed.run == run) {
+        deeds.merge(absorbed.entry.id.clone(), absorbed.into.id.clone());
+    }
+    for (from, links) in space.merged.pruned_by(run) {
+        id_of(space, from).into_iter().for_each(|id| deeds.prune(id, links));
+    }
+    for key in space.cold().of_run(run, super::LISTED_MAX + 1) {
+        id_of(space, key).into_iter().for_each(|id| deeds.demote(id));
+    }
+    deeds
 }
 
-fn cosine(one: &[f32], other: &[f32]) -> f64 {
+fn id_of(space: &Space, key: MemoryKey) -> Option<MemoryId> {
+    space.id_of(space.graph.find(key)?).cloned()
+}
+
+fn count<T>(items: &[T]) -> u32 {
+    u32::try_from(items.len()).unwrap_or(u32::MAX)
+}
+
+pub(super) fn cosine(one: &[f32], other: &[f32]) -> f64 {
     let product = |a: &[f32], b: &[f32]| {
         a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
     };

@@ -1,13 +1,17 @@
 //! A run under way: what it knows, and what it does next.
 //!
+//! It sees every memory once and notes what its words come to; those with the same words are compared
+//! as one group. Long texts may say the same in a few words more: they are compared with those that
+//! their vectors are near to. Then weak links are pruned, and what is little present is demoted.
+//!
 //! *Invariants*: one operation at a time; a dry run goes the same way and changes nothing.
 //!
-//! *Not here*: what owners do (`owner`).
+//! *Not here*: what owners do (`owner`), what of a group is merged (`group`).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::key::{KeyMap, MemoryKey, ShardIx};
+use crate::key::{KeyMap, MemoryKey, Partitioner, ShardIx};
 use crate::life::run::{Run, RunPhase, RunState, RunView};
 use crate::mesh::{Ask, Found, Reply};
 use crate::model::{Memory, MemoryId, SpaceName, Timestamp};
@@ -16,28 +20,32 @@ use crate::request::Rejection;
 
 use super::super::Shard;
 use super::super::home::Then;
-use super::plan::{Member, may_merge, plan, staying};
+use super::group::{Candidate, Decision, Group, Wanted};
+use super::sightings::Sightings;
 use super::{
-    ConsolidateAsk, ConsolidateReply, MergeItem, Pattern, ScanOf, Scanned, consolidated,
-    list_merges,
+    ConsolidateAsk, ConsolidateReply, Deeds, MergeItem, Pattern, ScanOf, Scanned, Seen,
+    consolidated,
 };
 
-/// How many like a memory are looked for at first.
-const ALIKE: usize = 8;
+/// How many near to a memory are looked for at first.
+const NEAR: usize = 8;
 /// The most that are looked for, however many there are.
-const ALIKE_MAX: usize = 4096;
-/// Pairs whose memories are read at once.
-const PAIRS_READ: usize = 8;
-/// Pairs found before they are merged.
-const PAIRS_PLANNED: usize = 64;
+const NEAR_MAX: usize = 4096;
+/// Long texts whose neighbours are asked for at once.
+const PATTERNS_AT_ONCE: usize = 8;
 /// Memories merged by one ask of an owner.
 const MERGES_AT_ONCE: usize = 8;
+/// Memories demoted by one ask of an owner, into one cold segment.
+const DEMOTED_AT_ONCE: usize = 1024;
 
 /// A run under way, or the last one of its space.
 pub(in super::super) struct UnderWay {
     pub(super) run: Run,
     pub(super) dry_run: bool,
     space: SpaceName,
+    partitioner: Partitioner,
+    /// There is a tier to demote to.
+    demotes: bool,
     phase: RunPhase,
     /// Not before the log holds this record: a run that is not known can't be undone.
     durable_at: u64,
@@ -48,67 +56,71 @@ pub(in super::super) struct UnderWay {
     /// Where each shard's next memories begin.
     cursors: Vec<Option<u32>>,
     next_shard: usize,
-    /// Memories that others were merged into and that more may be like: first of all, so that all of
-    /// these go the same way.
-    filling: BTreeMap<MemoryKey, usize>,
-    /// Memories to look at once more, with how many like each are wanted.
-    again: BTreeMap<MemoryKey, usize>,
-    /// How many like each of those that are being looked at are wanted.
-    wanted: KeyMap<usize>,
+    sightings: Sightings,
+    /// Long texts whose neighbours are still to be looked at.
+    long: VecDeque<MemoryKey>,
     patterns: Vec<Pattern>,
-    texts: KeyMap<Vec<MemoryKey>>,
-    /// Pairs whose memories are not read yet.
-    unread: VecDeque<(MemoryKey, MemoryKey)>,
-    /// Pairs whose memories are.
-    read: VecDeque<(MemoryKey, MemoryKey)>,
-    memories: KeyMap<Memory>,
-    /// Pairs that may be merged: stays, goes.
-    pairs: Vec<(MemoryKey, MemoryKey)>,
-    members: KeyMap<Member>,
+    /// How many near to each are wanted, where it is more than [`NEAR`].
+    wanted: KeyMap<usize>,
+    /// What is near to each of some, and whether there may be more than was found.
+    near: VecDeque<Near>,
+    group: Option<Group>,
+    /// The neighbourhood that the group is; `None`: it has the same words.
+    of_near: Option<Near>,
     merging: VecDeque<MergeItem>,
     /// What was merged, or, by a dry run, would have been.
     gone: KeyMap<()>,
-    /// Memories like which there may be more than were found, with how many were wanted.
-    full: KeyMap<usize>,
     /// What the run would merge things into.
     targets: KeyMap<()>,
-    listed: Vec<(MemoryId, MemoryId)>,
+    demoting: Vec<MemoryKey>,
+    /// What a dry run would do.
+    deeds: Deeds,
+}
+
+/// What is near to a memory.
+struct Near {
+    key: MemoryKey,
+    others: Vec<MemoryKey>,
+    is_full: bool,
+}
+
+/// What a run is begun with.
+pub(super) struct Beginning {
+    pub space: SpaceName,
+    pub run: Run,
+    pub dry_run: bool,
+    pub demotes: bool,
+    pub durable_at: u64,
 }
 
 impl UnderWay {
-    pub(super) fn new(
-        space: SpaceName,
-        run: Run,
-        dry_run: bool,
-        shards: u16,
-        durable_at: u64,
-    ) -> Self {
+    pub(super) fn new(partitioner: Partitioner, beginning: Beginning) -> Self {
+        let Beginning { space, run, dry_run, demotes, durable_at } = beginning;
         Self {
             run,
             dry_run,
             space,
+            partitioner,
+            demotes,
             phase: RunPhase::Compare,
             durable_at,
             total: 0,
             reason: None,
             waiting: false,
-            cursors: vec![Some(0); usize::from(shards)],
+            cursors: vec![Some(0); usize::from(partitioner.shards())],
             next_shard: 0,
-            filling: BTreeMap::new(),
-            again: BTreeMap::new(),
-            wanted: KeyMap::default(),
+            sightings: Sightings::new(),
+            long: VecDeque::new(),
             patterns: Vec::new(),
-            texts: KeyMap::default(),
-            unread: VecDeque::new(),
-            read: VecDeque::new(),
-            memories: KeyMap::default(),
-            pairs: Vec::new(),
-            members: KeyMap::default(),
+            wanted: KeyMap::default(),
+            near: VecDeque::new(),
+            group: None,
+            of_near: None,
             merging: VecDeque::new(),
             gone: KeyMap::default(),
-            full: KeyMap::default(),
             targets: KeyMap::default(),
-            listed: Vec::new(),
+            demoting: Vec::new(),
+            deeds: Deeds::default(),
         }
     }
 
@@ -117,18 +129,20 @@ impl UnderWay {
         self.run.state.is_under_way() && !self.dry_run
     }
 
+    /// Share that is done, 0 to 1.
+    pub(super) fn progress(&self) -> f64 {
+        self.run.progress(self.total)
+    }
+
     pub(super) fn view(&self) -> RunView {
         let mut view = RunView {
-            run: self.run.clone(),
-            space: self.space.clone(),
-            dry_run: self.dry_run,
-            phase: self.phase,
             total: self.total.max(self.run.counts.compared),
+            phase: self.phase,
+            dry_run: self.dry_run,
             reason: self.reason.clone(),
-            merges: Vec::new(),
-            more: false,
+            ..RunView::over(self.space.clone(), self.run.clone())
         };
-        list_merges(&mut view, self.listed.clone());
+        self.deeds.clone().list(&mut view);
         view
     }
 
@@ -136,58 +150,68 @@ impl UnderWay {
     pub(super) fn end(&mut self, state: RunState, reason: Option<String>, now: Timestamp) {
         self.run.state = state;
         self.run.finished_at = Some(now);
-        let fresh = Self::new(self.space.clone(), self.run.clone(), self.dry_run, 0, 0);
-        let listed = std::mem::take(&mut self.listed);
-        *self = Self { phase: RunPhase::Over, reason, total: self.total, listed, ..fresh };
+        let beginning = Beginning {
+            space: self.space.clone(),
+            run: self.run.clone(),
+            dry_run: self.dry_run,
+            demotes: self.demotes,
+            durable_at: 0,
+        };
+        let deeds = std::mem::take(&mut self.deeds);
+        let fresh = Self::new(self.partitioner, beginning);
+        *self = Self { phase: RunPhase::Over, reason, total: self.total, deeds, ..fresh };
     }
 
     /// What is to be asked next; `None` where this slice had enough to do.
     fn next(&mut self) -> Step {
         match (self.run.state, self.phase) {
-            (RunState::Undoing, _) => self.next_shards(|_| ConsolidateAsk::Return(self.run.id)),
+            (RunState::Undoing, _) => {
+                let run = self.run.id;
+                self.next_shard(|_| ConsolidateAsk::Return(run)).unwrap_or(Step::End)
+            }
             (_, RunPhase::Compare) => self.next_compare(),
             (_, RunPhase::Merge) => self.next_merge(),
             (_, RunPhase::Prune) => {
                 let (run, dry_run) = (self.run.id, self.dry_run);
-                self.next_shards(|from| ConsolidateAsk::Prune { run, dry_run, from })
+                let ask = |from| ConsolidateAsk::Prune { run, dry_run, from };
+                self.next_shard(ask).unwrap_or_else(|| self.enter(RunPhase::Demote))
             }
-            (_, RunPhase::Over) => Step::End,
+            (_, RunPhase::Demote) if self.demotes => self.next_demote(),
+            (_, RunPhase::Demote | RunPhase::Over) => Step::End,
         }
+    }
+
+    /// Goes on to a phase that looks at every memory.
+    fn enter(&mut self, phase: RunPhase) -> Step {
+        self.phase = phase;
+        self.cursors.iter_mut().for_each(|cursor| *cursor = Some(0));
+        Step::Slice
     }
 
     fn next_compare(&mut self) -> Step {
-        if let Some(pair) = self.read.pop_front() {
-            self.compare(pair);
+        if self.group.is_some() {
+            return self.next_of_group();
+        }
+        if let Some(shard) = self.next_of_all() {
+            return shard;
+        }
+        if let Some(group) = self.sightings.next() {
+            self.begin_group(group, None);
             return Step::Slice;
         }
-        if self.pairs.len() >= PAIRS_PLANNED {
-            return self.plan();
-        }
-        if !self.unread.is_empty() {
-            let count = self.unread.len().min(PAIRS_READ);
-            self.read.extend(self.unread.drain(..count));
-            self.memories.clear();
-            let mut keys: Vec<MemoryKey> = self.read.iter().flat_map(|(a, b)| [*a, *b]).collect();
-            keys.sort_unstable();
-            keys.dedup();
-            return Step::Owners(keys);
+        if let Some(near) = self.near.pop_front() {
+            let keys = near.others.iter().copied().chain([near.key]).collect();
+            self.begin_group(keys, Some(near));
+            return Step::Slice;
         }
         if !self.patterns.is_empty() {
-            let patterns = Arc::new(std::mem::take(&mut self.patterns));
-            self.wanted = patterns.iter().map(|p| (p.key.0, p.count)).collect();
-            return Step::Everyone(ConsolidateAsk::Alike(patterns));
+            return Step::Everyone(Arc::new(std::mem::take(&mut self.patterns)));
         }
-        if let Some(scan) = self.next_scan() {
-            return scan;
-        }
-        self.plan()
+        self.next_long().unwrap_or_else(|| self.enter(RunPhase::Prune))
     }
 
-    /// The next memories to look at: those of all shards in turn, then those to look at once more.
-    fn next_scan(&mut self) -> Option<Step> {
-        if let Some((key, count)) = self.filling.pop_first() {
-            return Some(self.scan_again(key, count));
-        }
+    /// The next memories to see: those of all shards in turn.
+    fn next_of_all(&mut self) -> Option<Step> {
         for offset in 0..self.cursors.len() {
             let shard = (self.next_shard + offset) % self.cursors.len();
             if let Some(from) = self.cursors[shard] {
@@ -197,151 +221,165 @@ impl UnderWay {
                 return Some(Step::One(ShardIx(shard), ask));
             }
         }
-        let (key, count) = self.again.pop_first()?;
-        Some(self.scan_again(key, count))
+        None
     }
 
-    fn scan_again(&mut self, key: MemoryKey, count: usize) -> Step {
-        self.wanted = KeyMap::from_iter([(key.0, count)]);
-        Step::Owner(key, ConsolidateAsk::Scan(ScanOf::Keys(vec![key])))
+    /// The vectors of the next long texts, as far as one shard has them.
+    fn next_long(&mut self) -> Option<Step> {
+        let owner = |key: MemoryKey| self.partitioner.owner(key);
+        let first = owner(*self.long.front()?);
+        let same = self.long.iter().take(PATTERNS_AT_ONCE).take_while(|key| owner(**key) == first);
+        let count = same.count();
+        let (gone, keys): (Vec<MemoryKey>, Vec<MemoryKey>) =
+            self.long.drain(..count).partition(|key| self.gone.contains_key(&key.0));
+        self.run.counts.compared += gone.len() as u64;
+        Some(Step::One(first, ConsolidateAsk::Scan(ScanOf::Vectors(keys))))
     }
 
-    fn scanned(&mut self, shard: ShardIx, of_cursor: bool, scanned: Scanned) {
-        if of_cursor {
-            self.cursors[shard.index()] = scanned.next;
-            self.run.counts.compared += scanned.count;
+    fn scanned(&mut self, scanned: Scanned) {
+        self.run.counts.compared += scanned.count;
+        for Seen { key, fingerprint, is_long } in scanned.texts {
+            self.sightings.add(fingerprint, key);
+            if is_long {
+                // It is compared once it was compared with what it is near to.
+                self.run.counts.compared -= 1;
+                self.long.push_back(key);
+            }
         }
-        let gone = |key: &MemoryKey| self.gone.contains_key(&key.0);
-        for (key, vector) in scanned.vectors.into_iter().filter(|(key, _)| !gone(key)) {
-            let again = self.wanted.get(&key.0).copied();
-            let count = if of_cursor { ALIKE } else { again.unwrap_or(ALIKE) };
+        for (key, vector) in scanned.vectors {
+            let count = self.wanted.get(&key.0).copied().unwrap_or(NEAR);
             self.patterns.push(Pattern { key, vector, count });
         }
-        for (key, fingerprint) in scanned.texts.into_iter().filter(|(key, _)| !gone(key)) {
-            let same = self.texts.entry(fingerprint).or_default();
-            same.retain(|other| !gone(other));
-            let others = same.iter().filter(|other| **other != key).take(ALIKE);
-            self.unread.extend(others.map(|other| (*other, key)));
-            if !same.contains(&key) {
-                same.push(key);
-            }
-        }
     }
 
-    /// What is like the memories that were looked at, from all shards.
-    fn alike(&mut self, keys: &[MemoryKey], found: Vec<Vec<Vec<MemoryKey>>>) {
+    /// What is near to some memories, from all shards.
+    fn found_near(&mut self, keys: &[MemoryKey], found: &[Vec<Vec<MemoryKey>>]) {
         for (at, key) in keys.iter().enumerate() {
-            let count = self.wanted.get(&key.0).copied().unwrap_or(ALIKE);
-            let mut alike: Vec<MemoryKey> =
-                found.iter().flat_map(|of_shard| &of_shard[at]).copied().collect();
-            let full = found.iter().any(|of_shard| of_shard[at].len() >= count);
-            alike.retain(|other| other != key && !self.gone.contains_key(&other.0));
-            if full && count < ALIKE_MAX {
-                self.full.insert(key.0, count);
+            let count = self.wanted.remove(&key.0).unwrap_or(NEAR);
+            let (mut others, mut is_full, mut hidden) = (Vec::new(), false, false);
+            for of_shard in found {
+                let there = of_shard[at].iter().filter(|other| !self.gone.contains_key(&other.0));
+                let there: Vec<MemoryKey> = there.copied().take(NEAR).collect();
+                let may_be_more = of_shard[at].len() >= count;
+                is_full |= may_be_more;
+                // By a dry run what would have gone stands before others.
+                hidden |= may_be_more && there.len() < NEAR && count < NEAR_MAX;
+                others.extend(there);
             }
-            self.unread.extend(alike.into_iter().map(|other| (*key, other)));
-        }
-    }
-
-    fn memories_read(&mut self, read: Vec<(MemoryKey, Memory)>) {
-        self.memories = read.into_iter().map(|(key, memory)| (key.0, memory)).collect();
-        for (key, memory) in &self.memories {
-            let is_target = !memory.merged.is_empty() || self.targets.contains_key(key);
-            let member = Member {
-                key: MemoryKey(*key),
-                id: memory.id.clone(),
-                created_at: memory.created_at,
-                version: memory.updated_at,
-                is_target,
-            };
-            self.members.insert(*key, member);
-        }
-    }
-
-    fn compare(&mut self, (one, other): (MemoryKey, MemoryKey)) {
-        let there =
-            |key: MemoryKey| self.memories.contains_key(&key.0) && !self.gone.contains_key(&key.0);
-        match (there(one), there(other)) {
-            (true, true) => {}
-            (false, false) => return,
-            // The other was merged or went since it was found: something else may be like it.
-            (true, false) => return self.look_again(one),
-            (false, true) => return self.look_again(other),
-        }
-        let (stays, goes) = staying(&self.members[&one.0], &self.members[&other.0]);
-        let pair = (stays.key, goes.key);
-        let fits = !goes.is_target && !self.pairs.contains(&pair);
-        if fits && may_merge(&self.memories[&pair.0.0], &self.memories[&pair.1.0]) {
-            self.pairs.push(pair);
-        }
-    }
-
-    fn look_again(&mut self, key: MemoryKey) {
-        let count = if self.dry_run { ALIKE * 2 } else { ALIKE };
-        self.again.entry(key).or_insert(count);
-    }
-
-    /// Decides what of the pairs is merged.
-    fn plan(&mut self) -> Step {
-        let plan = plan(&self.pairs, &self.members);
-        plan.left.into_iter().for_each(|key| self.look_again(key));
-        for (goes, stays) in plan.merges {
-            let (gone, stays) = (&self.members[&goes.0], &self.members[&stays.0]);
-            self.targets.insert(stays.key.0, ());
-            self.gone.insert(goes.0, ());
-            if let Some(count) = self.full.remove(&stays.key.0) {
-                // Now that these are merged, or passed over by a dry run, others come to light.
-                self.filling.insert(stays.key, if self.dry_run { count * 2 } else { count });
+            if hidden {
+                self.look_again(*key, count * 2);
+            } else {
+                self.run.counts.compared += 1;
+                self.near.push_back(Near { key: *key, others, is_full });
             }
-            if self.dry_run {
-                self.listed.push((gone.id.clone(), stays.id.clone()));
-                self.run.counts.merged += 1;
-                continue;
-            }
-            self.merging.push_back(MergeItem {
-                key: goes,
-                version: gone.version,
-                into: stays.key,
-                into_id: stays.id.clone(),
-                into_version: stays.version,
-            });
         }
-        self.pairs.clear();
-        self.members.clear();
-        self.memories.clear();
-        self.phase = RunPhase::Merge;
+    }
+
+    fn look_again(&mut self, key: MemoryKey, count: usize) {
+        if count > NEAR {
+            self.wanted.insert(key.0, count);
+        }
+        self.long.push_front(key);
+    }
+
+    fn begin_group(&mut self, mut keys: Vec<MemoryKey>, near: Option<Near>) {
+        keys.retain(|key| !self.gone.contains_key(&key.0));
+        if keys.len() > 1 {
+            self.group = Some(Group::new(keys));
+            self.of_near = near;
+        }
+    }
+
+    fn next_of_group(&mut self) -> Step {
+        if self.merging.len() >= MERGES_AT_ONCE {
+            self.phase = RunPhase::Merge;
+            return Step::Slice;
+        }
+        let group = self.group.as_mut().expect("one is under way");
+        match group.decide() {
+            Some(Decision::Stays) => return Step::Slice,
+            Some(Decision::Goes { goes, into }) => {
+                self.goes(*goes, into);
+                return Step::Slice;
+            }
+            None => {}
+        }
+        match group.wanted() {
+            Some(Wanted::Ages(keys)) => Step::Owners { keys, whole: false },
+            Some(Wanted::Whole(keys)) => Step::Owners { keys, whole: true },
+            None => self.end_group(),
+        }
+    }
+
+    fn end_group(&mut self) -> Step {
+        let group = self.group.take().expect("one is under way");
+        if let Some(near) = self.of_near.take().filter(|near| near.is_full) {
+            // Now that some are merged others come to light.
+            let targets = group.targets().filter(|key| self.targets.contains_key(&key.0));
+            let targets: Vec<MemoryKey> = targets.collect();
+            let merged = near.others.iter().chain([&near.key]);
+            if merged.into_iter().any(|key| self.gone.contains_key(&key.0)) {
+                for key in targets {
+                    let compared = &mut self.run.counts.compared;
+                    *compared = compared.saturating_sub(1);
+                    self.look_again(key, NEAR);
+                }
+            }
+        }
+        if !self.merging.is_empty() {
+            self.phase = RunPhase::Merge;
+        }
         Step::Slice
+    }
+
+    /// One of a group goes.
+    fn goes(&mut self, goes: Candidate, into: MemoryKey) {
+        let group = self.group.as_ref().expect("one is under way");
+        let stays = group.keeper(into).expect("what stays is kept");
+        self.gone.insert(goes.key.0, ());
+        self.targets.insert(stays.key.0, ());
+        if self.dry_run {
+            self.run.counts.merged += 1;
+            self.deeds.merge(goes.memory.id, stays.memory.id.clone());
+            return;
+        }
+        self.merging.push_back(MergeItem {
+            key: goes.key,
+            version: goes.memory.updated_at,
+            into: stays.key,
+            into_id: stays.memory.id.clone(),
+            into_version: stays.memory.updated_at,
+        });
     }
 
     fn next_merge(&mut self) -> Step {
-        if !self.merging.is_empty() {
-            let count = self.merging.len().min(MERGES_AT_ONCE);
-            return Step::Merge(self.merging.drain(..count).collect());
-        }
-        let more = !self.again.is_empty()
-            || !self.filling.is_empty()
-            || !self.unread.is_empty()
-            || !self.patterns.is_empty()
-            || self.cursors.iter().any(Option::is_some);
-        if more {
+        if self.merging.is_empty() {
             self.phase = RunPhase::Compare;
-        } else {
-            self.phase = RunPhase::Prune;
-            self.cursors.iter_mut().for_each(|cursor| *cursor = Some(0));
+            return Step::Slice;
         }
-        Step::Slice
+        let count = self.merging.len().min(MERGES_AT_ONCE);
+        Step::Merge(self.merging.drain(..count).collect())
+    }
+
+    /// The next of what is little present, of each shard in turn.
+    fn next_demote(&mut self) -> Step {
+        let at = self.cursors.iter().position(Option::is_some);
+        let is_over = self.cursors.get(self.next_shard).is_none_or(Option::is_none);
+        if !self.demoting.is_empty() && (is_over || self.demoting.len() >= DEMOTED_AT_ONCE) {
+            let count = self.demoting.len().min(DEMOTED_AT_ONCE);
+            return Step::Demote(self.demoting.drain(..count).collect());
+        }
+        let Some(at) = at else { return Step::End };
+        self.next_shard = at;
+        let threshold = self.run.threshold;
+        self.next_shard(|from| ConsolidateAsk::Faded { threshold, from }).unwrap_or(Step::End)
     }
 
     /// The same of each shard in turn, until it has no more.
-    fn next_shards(&self, ask: impl Fn(u32) -> ConsolidateAsk) -> Step {
-        let next = self.cursors.iter().position(Option::is_some);
-        match next.and_then(|shard| Some((shard, self.cursors[shard]?))) {
-            Some((shard, from)) => {
-                let shard = u16::try_from(shard).expect("shards have 16-bit numbers");
-                Step::One(ShardIx(shard), ask(from))
-            }
-            None => Step::End,
-        }
+    fn next_shard(&self, ask: impl Fn(u32) -> ConsolidateAsk) -> Option<Step> {
+        let next = self.cursors.iter().position(Option::is_some)?;
+        let shard = u16::try_from(next).expect("shards have 16-bit numbers");
+        Some(Step::One(ShardIx(shard), ask(self.cursors[next]?)))
     }
 }
 
@@ -351,29 +389,33 @@ enum Step {
     Slice,
     /// It asks one shard.
     One(ShardIx, ConsolidateAsk),
-    /// It asks the owner of a memory.
-    Owner(MemoryKey, ConsolidateAsk),
-    /// It asks every shard.
-    Everyone(ConsolidateAsk),
-    /// It reads memories.
-    Owners(Vec<MemoryKey>),
+    /// It asks every shard what is near to these.
+    Everyone(Arc<Vec<Pattern>>),
+    /// It reads memories, or only what is known of them without reading.
+    Owners { keys: Vec<MemoryKey>, whole: bool },
     /// It merges.
     Merge(Vec<MergeItem>),
+    /// It demotes memories of one shard.
+    Demote(Vec<MemoryKey>),
     /// It is over.
     End,
 }
 
 /// What replies to a run are for.
 pub(in super::super) enum Awaited {
-    /// Vectors and texts, of the next memories of a shard or of one of them.
-    Scan { of_cursor: bool },
-    /// What is like these.
-    Alike(Vec<MemoryKey>),
-    /// Memories, by shard in the order asked.
-    Memories(Vec<Vec<MemoryKey>>),
+    /// The next memories of a shard.
+    Seen,
+    /// Vectors of some of them.
+    Vectors,
+    /// What is near to these.
+    Near(Vec<MemoryKey>),
+    /// Memories, by shard in the order asked; whole or not.
+    Memories { keys: Vec<Vec<MemoryKey>>, whole: bool },
     /// Merged memories.
     Merges,
-    /// Pruned or returned.
+    /// Demoted memories.
+    Demoted,
+    /// Pruned, faded or returned.
     Shards,
 }
 
@@ -385,9 +427,8 @@ impl Shard {
         };
         let next = self.runs.under_way.iter_mut().find(|(_, run)| ready(run));
         let Some((number, run)) = next else { return false };
-        let number = *number;
+        let (number, space, id) = (*number, run.space.clone(), run.run.id);
         let step = run.next();
-        let space = run.space.clone();
         let ask = |ask: ConsolidateAsk| Ask::Consolidate(space.clone(), ask);
         match step {
             Step::Slice => {}
@@ -398,41 +439,35 @@ impl Shard {
             }
             Step::One(shard, one) => {
                 let awaited = match &one {
-                    ConsolidateAsk::Scan(_) => Awaited::Scan { of_cursor: true },
+                    ConsolidateAsk::Scan(ScanOf::From(_)) => Awaited::Seen,
+                    ConsolidateAsk::Scan(ScanOf::Vectors(_)) => Awaited::Vectors,
                     _ => Awaited::Shards,
                 };
                 self.ask_for_run(number, awaited, vec![(shard, ask(one))]);
             }
-            Step::Owner(key, one) => {
-                let shard = self.partitioner.owner(key);
-                let awaited = Awaited::Scan { of_cursor: false };
-                self.ask_for_run(number, awaited, vec![(shard, ask(one))]);
-            }
-            Step::Everyone(all) => {
-                let keys = match &all {
-                    ConsolidateAsk::Alike(patterns) => patterns.iter().map(|p| p.key).collect(),
-                    _ => Vec::new(),
-                };
+            Step::Everyone(patterns) => {
+                let keys = patterns.iter().map(|pattern| pattern.key).collect();
                 let shards = (0..self.partitioner.shards()).map(ShardIx);
-                let asks = shards.map(|shard| (shard, ask(all.clone()))).collect();
-                self.ask_for_run(number, Awaited::Alike(keys), asks);
+                let near = || ask(ConsolidateAsk::Near(patterns.clone()));
+                let asks = shards.map(|shard| (shard, near())).collect();
+                self.ask_for_run(number, Awaited::Near(keys), asks);
             }
-            Step::Owners(keys) => {
+            Step::Owners { keys, whole } => {
                 let keys = self.split(keys, |key| *key);
-                let asks = (0u16..).map(ShardIx).zip(&keys).filter(|(_, keys)| !keys.is_empty());
-                let asks =
-                    asks.map(|(shard, keys)| (shard, ask(ConsolidateAsk::Read(keys.clone()))));
-                let asks = asks.collect();
-                self.ask_for_run(number, Awaited::Memories(keys), asks);
+                let read =
+                    |keys: &[MemoryKey]| ask(ConsolidateAsk::Read { keys: keys.to_vec(), whole });
+                let asks = asks_of_each(&keys, read);
+                self.ask_for_run(number, Awaited::Memories { keys, whole }, asks);
             }
             Step::Merge(items) => {
-                let id = run.run.id;
                 let items = self.split(items, |item| item.key);
-                let asks = (0u16..).map(ShardIx).zip(items).filter(|(_, items)| !items.is_empty());
-                let asks =
-                    asks.map(|(shard, items)| (shard, ask(ConsolidateAsk::Merge(id, items))));
-                let asks = asks.collect();
-                self.ask_for_run(number, Awaited::Merges, asks);
+                let merge = |items: &[MergeItem]| ask(ConsolidateAsk::Merge(id, items.to_vec()));
+                self.ask_for_run(number, Awaited::Merges, asks_of_each(&items, merge));
+            }
+            Step::Demote(keys) => {
+                let shard = self.partitioner.owner(keys[0]);
+                let asks = vec![(shard, Ask::Demote { space: space.clone(), keys, run: Some(id) })];
+                self.ask_for_run(number, Awaited::Demoted, asks);
             }
         }
         true
@@ -477,10 +512,16 @@ impl Shard {
     }
 }
 
+/// An ask for each shard that has items.
+fn asks_of_each<T>(by_shard: &[Vec<T>], ask: impl Fn(&[T]) -> Ask) -> Vec<(ShardIx, Ask)> {
+    let each = (0u16..).map(ShardIx).zip(by_shard).filter(|(_, items)| !items.is_empty());
+    each.map(|(shard, items)| (shard, ask(items))).collect()
+}
+
 impl UnderWay {
     fn take(&mut self, awaited: Awaited, replies: Vec<(ShardIx, Reply)>) {
         match awaited {
-            Awaited::Memories(keys) => {
+            Awaited::Memories { keys, whole } => {
                 let read = replies.into_iter().flat_map(|(shard, reply)| {
                     let Reply::Fetched(memories) = reply else {
                         unreachable!("memories were asked for")
@@ -491,18 +532,24 @@ impl UnderWay {
                         Found::Nothing | Found::Cold | Found::OutOfReach => None,
                     })
                 });
-                let read = read.collect();
-                self.memories_read(read);
+                let read: Vec<(MemoryKey, Memory)> = read.collect();
+                self.memories_read(read, whole);
             }
-            Awaited::Alike(keys) => {
+            Awaited::Near(keys) => {
                 let found = consolidated(replies).map(|(_, reply)| match reply {
-                    ConsolidateReply::Alike(found) => found,
-                    other => unreachable!("what is alike was asked for, not {other:?}"),
+                    ConsolidateReply::Near(found) => found,
+                    other => unreachable!("what is near was asked for, not {other:?}"),
                 });
-                let found = found.collect();
-                self.alike(&keys, found);
+                let found: Vec<Vec<Vec<MemoryKey>>> = found.collect();
+                self.found_near(&keys, &found);
             }
-            Awaited::Scan { .. } | Awaited::Merges | Awaited::Shards => {
+            Awaited::Demoted => {
+                for (_, reply) in replies {
+                    let Reply::Demoted(keys) = reply else { unreachable!("it was asked for") };
+                    self.run.counts.demoted += keys.len() as u64;
+                }
+            }
+            Awaited::Seen | Awaited::Vectors | Awaited::Merges | Awaited::Shards => {
                 for (shard, reply) in consolidated(replies) {
                     self.take_one(shard, &awaited, reply);
                 }
@@ -510,22 +557,54 @@ impl UnderWay {
         }
     }
 
+    fn memories_read(&mut self, read: Vec<(MemoryKey, Memory)>, whole: bool) {
+        let group = self.group.as_mut().expect("memories are read for a group");
+        if !whole {
+            return group.rank(read.into_iter().map(|(key, memory)| (memory.created_at, key)));
+        }
+        let targets = &self.targets;
+        let candidates = read.into_iter().map(|(key, memory)| {
+            let is_target = !memory.merged.is_empty() || targets.contains_key(&key.0);
+            Candidate { key, memory, is_target }
+        });
+        group.take(candidates.collect());
+    }
+
     fn take_one(&mut self, shard: ShardIx, awaited: &Awaited, reply: ConsolidateReply) {
         match (awaited, reply) {
-            (Awaited::Scan { of_cursor }, ConsolidateReply::Scanned(scanned)) => {
-                self.scanned(shard, *of_cursor, scanned);
+            (Awaited::Seen, ConsolidateReply::Scanned(scanned)) => {
+                self.cursors[shard.index()] = scanned.next;
+                self.scanned(scanned);
             }
+            (Awaited::Vectors, ConsolidateReply::Scanned(scanned)) => self.scanned(scanned),
             (Awaited::Merges, ConsolidateReply::Merged(keys)) => {
                 self.run.counts.merged += keys.len() as u64;
             }
-            (Awaited::Shards, ConsolidateReply::Pruned { links, next }) => {
+            (Awaited::Shards, ConsolidateReply::Pruned { links, of, next }) => {
                 self.run.counts.pruned += links;
                 self.cursors[shard.index()] = next;
+                of.into_iter().for_each(|(from, links)| self.deeds.prune(from, links));
             }
-            (Awaited::Shards, ConsolidateReply::Returned { count: _, more }) => {
+            (Awaited::Shards, ConsolidateReply::Faded { memories, next }) => {
+                self.cursors[shard.index()] = next;
+                self.faded(memories);
+            }
+            (Awaited::Shards, ConsolidateReply::Returned { more }) => {
                 self.cursors[shard.index()] = more.then_some(0);
             }
             (_, other) => unreachable!("a run was not waiting for {other:?}"),
+        }
+    }
+
+    /// Memories that are little present are demoted, or said to be.
+    fn faded(&mut self, memories: Vec<(MemoryKey, MemoryId)>) {
+        for (key, id) in memories.into_iter().filter(|(key, _)| !self.gone.contains_key(&key.0)) {
+            if self.dry_run {
+                self.run.counts.demoted += 1;
+                self.deeds.demote(id);
+            } else {
+                self.demoting.push(key);
+            }
         }
     }
 }

@@ -109,7 +109,8 @@ const DESCRIBED: &[(Operation, Described)] = &[
     (
         Operation::StartConsolidation,
         described(
-            "Start a consolidation: what says the same is merged, weak automatic links are pruned.",
+            "Start a consolidation: what says the same is merged, weak automatic links are pruned, what \
+             is little present goes to the cold tier.",
             Some("Consolidate"),
             &[(202, "Consolidation")],
         ),
@@ -121,7 +122,7 @@ const DESCRIBED: &[(Operation, Described)] = &[
     (
         Operation::GetConsolidation,
         described(
-            "One consolidation, its progress and what it merged.",
+            "One consolidation, its progress and what it did.",
             None,
             &[(200, "Consolidation")],
         ),
@@ -129,7 +130,7 @@ const DESCRIBED: &[(Operation, Described)] = &[
     (
         Operation::UndoConsolidation,
         described(
-            "Take back what a consolidation merged and pruned.",
+            "Take back what a consolidation merged, pruned and demoted.",
             None,
             &[(202, "Consolidation")],
         ),

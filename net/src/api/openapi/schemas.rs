@@ -484,7 +484,7 @@ fn answers_on_consolidations() -> Map<String, Value> {
         ("id", string()),
         ("space", reference("SpaceName")),
         ("state", one_of(&["running", "done", "stopped", "failed", "undoing", "undone"])),
-        ("phase", one_of(&["compare", "merge", "prune", "over"])),
+        ("phase", one_of(&["compare", "merge", "prune", "demote", "over"])),
         ("dry_run", boolean()),
         ("threshold", number()),
         ("started_at", time()),
@@ -493,12 +493,20 @@ fn answers_on_consolidations() -> Map<String, Value> {
         ("compared", count()),
         ("merged", count()),
         ("pruned", count()),
+        ("demoted", count()),
     ];
-    let sometimes =
-        [("reason", string()), ("merges", list_of("Merge")), ("more_merges", boolean())];
+    let prune = [("from", reference("MemoryId")), ("links", count())];
+    let sometimes = [
+        ("reason", string()),
+        ("merges", list_of("Merge")),
+        ("prunes", list_of("Prune")),
+        ("demotions", list_of("MemoryId")),
+        ("more", boolean()),
+    ];
     let runs = [("consolidations", list_of("Consolidation"))];
     named(vec![
         ("Merge", answer(&merge, &[])),
+        ("Prune", answer(&prune, &[])),
         ("Consolidation", answer(&run, &sometimes)),
         ("Consolidations", answer(&runs, &[])),
     ])
