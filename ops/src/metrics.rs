@@ -7,6 +7,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use engram_engine::life::run::RunState;
 use engram_engine::phase::Phase;
 use engram_net::exposition::{Exposition, Kind};
 use engram_net::trace::TraceCounts;
@@ -135,6 +136,7 @@ pub fn write(status: &Status, shared: &Shared, out: &mut Exposition) {
     write_build(out);
     write_life(status, out);
     write_shards(status, out);
+    write_consolidation(status, out);
     write_stalls(status, out);
     write_memory_nodes(status, out);
     write_histograms(status, out);
@@ -188,6 +190,36 @@ fn write_shards(status: &Status, out: &mut Exposition) {
     of_shards(status, out, Kind::Counter, syncs, |shard| shard.meters.sync_us.sum() as f64 / 1e6);
     let cpu = ("engram_shard_cpu_seconds_total", "CPU time of a shard's thread.");
     of_shards(status, out, Kind::Counter, cpu, |shard| shard.meters.cpu_us.get() as f64 / 1e6);
+}
+
+/// A number of memories or links that a shard has dealt with.
+type LifeRow = (&'static str, &'static str, fn(&Meters) -> &Counter);
+
+const LIVES: [LifeRow; 4] = [
+    ("engram_memories_merged_total", "Memories merged into others.", |m| &m.merged),
+    ("engram_links_pruned_total", "Weak automatic links removed.", |m| &m.pruned),
+    ("engram_memories_demoted_total", "Memories moved to the cold tier.", |m| &m.demoted),
+    ("engram_memories_promoted_total", "Memories back from the cold tier.", |m| &m.promoted),
+];
+
+/// What became of memories, and of consolidations.
+fn write_consolidation(status: &Status, out: &mut Exposition) {
+    let sum = |of: &dyn Fn(&Meters) -> u64| -> u64 {
+        status.shards().iter().map(|shard| of(&shard.meters)).sum()
+    };
+    for (name, help, count) in LIVES {
+        out.single(Kind::Counter, name, help, sum(&|meters| count(meters).get()));
+    }
+    let name = "engram_consolidations_total";
+    out.family(Kind::Counter, name, "Consolidations that ended or were undone, by how.");
+    for state in RunState::ALL.into_iter().filter(|state| !state.is_under_way()) {
+        let count = sum(&|meters| meters.runs[state as usize].get());
+        out.sample(name, &[("outcome", state.as_str())], count);
+    }
+    let name = "engram_consolidation_progress";
+    let help = "Share of the consolidation under way that is done, 0 to 1; 0 where there is none.";
+    let share = sum(&|meters| meters.run_permille.get()) as f64 / 1000.0;
+    out.single(Kind::Gauge, name, help, share);
 }
 
 /// What held cores too long.

@@ -4,6 +4,7 @@ mod arguments;
 mod budget;
 mod cold;
 mod commands;
+mod consolidation;
 mod directions;
 mod durability;
 mod evaluation;
@@ -11,6 +12,8 @@ mod formats;
 mod images;
 mod kills;
 mod life;
+#[path = "../../../shards/cold/tests/it/moto.rs"]
+mod moto;
 mod observed;
 mod reference;
 mod refusals;
