@@ -85,6 +85,8 @@ async fn drive(ring: Ring) {
         }
         yield_now().await;
         if slice.elapsed() > SLICE {
+            // What the tasks wanted sent goes before the rest, not after it.
+            ring.with(Table::turn);
             sleep(REST).await;
             slice = Instant::now();
         }
