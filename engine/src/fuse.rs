@@ -123,13 +123,27 @@ impl<K: Copy + Ord> Candidates<K> {
         candidates.list.sort_unstable_by_key(|candidate| candidate.key);
         if let (Some(&(_, best)), Some(&(_, last))) = (semantic.first(), semantic.last()) {
             let range = (f64::from(best) - f64::from(last)).max(1e-6);
-            let lone = semantic.len() == 1;
+            let (lone, lexical_count) = (semantic.len() == 1, candidates.list.len());
             for &(key, score) in semantic {
                 let part = if lone { 1.0 } else { (f64::from(score) - f64::from(last)) / range };
-                let candidate = candidates.entry(key);
-                candidate.semantic = part;
-                candidate.direct += (1.0 - share.min(1.0)) * part;
+                let direct = (1.0 - share.min(1.0)) * part;
+                let known = &mut candidates.list[..lexical_count];
+                match known.binary_search_by_key(&key, |candidate| candidate.key) {
+                    Ok(at) => {
+                        known[at].semantic = part;
+                        known[at].direct += direct;
+                    }
+                    Err(_) => {
+                        candidates.list.push(Candidate {
+                            key,
+                            semantic: part,
+                            lexical: 0.0,
+                            direct,
+                        });
+                    }
+                }
             }
+            candidates.list.sort_unstable_by_key(|candidate| candidate.key);
         }
         candidates.scale();
         candidates

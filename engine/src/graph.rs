@@ -2,10 +2,12 @@
 //!
 //! *Invariants*: a node is a memory that this shard owns, a memory of which it only knows that
 //! something links to it (a ghost), or the stand-in of another shard's memory (a remote node). Every
-//! link that touches an owned node stands in `out` of its source and in `into` of its target; a
-//! link is live exactly while its target exists.
+//! link that touches an owned node stands with its source, and its source with its target; a link
+//! is live exactly while its target exists.
 //!
 //! *Not here*: what a memory holds (`space`), activation (`spread`).
+
+mod lists;
 
 use std::sync::Arc;
 
@@ -16,9 +18,11 @@ use crate::image::{Part, Reader, Unsound, Writer, ensure};
 use crate::key::MemoryKey;
 use crate::limits;
 use crate::model::LinkKind;
-use crate::node::NodeIx;
+use crate::node::{self, NodeIx};
 use crate::request::{Code, Rejection};
 use crate::vector::{prefetch, prefetch_lines};
+
+use lists::Lists;
 
 /// Number of a link kind in one space on one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,14 +100,18 @@ const REMOTE: u8 = 2;
 
 /// Cache lines of a list of links that are asked for ahead: 16 links or so.
 const LINK_LINES_AHEAD: usize = 2;
+/// Targets of a node whose keys are asked for ahead.
+const TARGETS_AHEAD: usize = 16;
+
+/// Words of a list that room is made for before they were read.
+const WORDS_AT_ONCE: usize = 2 * limits::LINKS_PER_MEMORY_MAX;
 
 /// Nodes and links.
 #[derive(Debug, Default)]
 pub struct Graph {
     keys: Vec<u64>,
     flags: Vec<u8>,
-    out: Vec<ThinVec<Edge>>,
-    into: Vec<ThinVec<Edge>>,
+    lists: Vec<Lists>,
     by_key: HashTable<u32>,
     kinds: Vec<Arc<LinkKind>>,
     free: Vec<NodeIx>,
@@ -113,14 +121,13 @@ pub struct Graph {
 
 impl Part for Graph {
     const NAME: &'static str = "graph";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn write(&self, to: &mut Writer<'_>) {
-        let Self { keys, flags, out, into, by_key: _, kinds, free, links, automatic_links } = self;
+        let Self { keys, flags, lists, by_key: _, kinds, free, links, automatic_links } = self;
         to.pods(keys);
         to.pods(flags);
-        to.lists(out.iter().map(ThinVec::as_slice));
-        to.lists(into.iter().map(ThinVec::as_slice));
+        to.lists(lists.iter().map(Lists::words));
         to.count(kinds.len());
         kinds.iter().for_each(|kind| to.text(kind.as_str()));
         to.pods(free);
@@ -130,7 +137,9 @@ impl Part for Graph {
 
     fn read(from: &mut Reader<'_>) -> Result<Self, Unsound> {
         let (keys, flags) = (from.pods()?, from.pods()?);
-        let (out, into) = (from.lists(read_edges)?, from.lists(read_edges)?);
+        let lists = from.lists(read_words)?;
+        let lists: Option<Vec<Lists>> = lists.into_iter().map(Lists::from_words).collect();
+        let lists = lists.ok_or(Unsound::Content("the links of a node"))?;
         let mut kinds = Vec::new();
         for _ in 0..from.count()? {
             kinds.push(Arc::new(from.link_kind()?));
@@ -138,32 +147,33 @@ impl Part for Graph {
         let free = from.pods()?;
         let (links, automatic_links) = (from.u64()?, from.u64()?);
         let by_key = HashTable::new();
-        let mut graph =
-            Self { keys, flags, out, into, by_key, kinds, free, links, automatic_links };
+        let mut graph = Self { keys, flags, lists, by_key, kinds, free, links, automatic_links };
         graph.check()?;
         graph.number_keys();
         Ok(graph)
     }
 }
 
-fn read_edges(from: &mut Reader<'_>, count: usize) -> Result<ThinVec<Edge>, Unsound> {
-    let mut edges = ThinVec::new();
+fn read_words(from: &mut Reader<'_>, count: usize) -> Result<ThinVec<u32>, Unsound> {
+    let mut words = ThinVec::new();
     if count > 0 {
-        edges.reserve_exact(count.min(limits::LINKS_PER_MEMORY_MAX));
+        words.reserve_exact(count.min(WORDS_AT_ONCE));
     }
     for _ in 0..count {
-        edges.push(from.pod()?);
+        words.push(from.pod()?);
     }
-    Ok(edges)
+    Ok(words)
 }
 
 impl Graph {
     /// What was read from an image can be followed without a number that is out of bounds.
     fn check(&self) -> Result<(), Unsound> {
         let count = self.keys.len();
-        let lengths = [self.flags.len(), self.out.len(), self.into.len()];
-        ensure(lengths == [count; 3] && u32::try_from(count).is_ok(), "the nodes of the graph")?;
-        let mut edges = self.out.iter().chain(&self.into).flatten();
+        let lengths = [self.flags.len(), self.lists.len()];
+        ensure(lengths == [count; 2] && u32::try_from(count).is_ok(), "the nodes of the graph")?;
+        let mut sources = self.lists.iter().flat_map(Lists::sources);
+        ensure(sources.all(|source| source.index() < count), "who links to a node")?;
+        let mut edges = self.lists.iter().flat_map(Lists::out);
         let within =
             |e: &Edge| e.node.index() < count && usize::from(e.kind().0) < self.kinds.len();
         ensure(edges.all(within), "a link of the graph")?;
@@ -233,10 +243,9 @@ impl Graph {
 
     fn grow(&mut self) -> NodeIx {
         let node = NodeIx(u32::try_from(self.keys.len()).expect("memory ends before 2^32 nodes"));
-        self.keys.push(0);
-        self.flags.push(0);
-        self.out.push(ThinVec::new());
-        self.into.push(ThinVec::new());
+        node::reach(&mut self.keys, node, || 0);
+        node::reach(&mut self.flags, node, || 0);
+        node::reach(&mut self.lists, node, Lists::default);
         node
     }
 
@@ -264,20 +273,29 @@ impl Graph {
     /// Asks the processor to fetch where the links of a node are kept.
     #[inline]
     pub fn prefetch_lists(&self, node: NodeIx) {
-        if node.index() < self.out.len() {
+        if node.index() < self.lists.len() {
             let one = node.index()..node.index() + 1;
             prefetch(&self.keys[one.clone()]);
-            prefetch(&self.out[one.clone()]);
-            prefetch(&self.into[one]);
+            prefetch(&self.flags[one.clone()]);
+            prefetch(&self.lists[one]);
         }
     }
 
     /// Asks the processor to fetch the links that leave a node.
     #[inline]
     pub fn prefetch_links(&self, node: NodeIx) {
-        if let Some(out) = self.out.get(node.index()) {
+        if let Some(lists) = self.lists.get(node.index()) {
             // Its length lies with the links: asking for it would be the wait that is saved here.
-            prefetch_lines(out.as_ptr(), LINK_LINES_AHEAD);
+            prefetch_lines(lists.start(), LINK_LINES_AHEAD);
+        }
+    }
+
+    /// Asks the processor to fetch the keys of the first nodes that a node leads to.
+    #[inline]
+    pub fn prefetch_targets(&self, node: NodeIx) {
+        let out = self.lists.get(node.index()).map_or(&[][..], Lists::out);
+        for edge in out.iter().take(TARGETS_AHEAD) {
+            prefetch(&self.keys[edge.node.index()..=edge.node.index()]);
         }
     }
 
@@ -285,8 +303,9 @@ impl Graph {
     pub fn set_exists(&mut self, node: NodeIx, exists: bool) {
         let flags = &mut self.flags[node.index()];
         *flags = (*flags & !EXISTS) | if exists { EXISTS } else { 0 };
-        for into in &self.into[node.index()] {
-            for edge in &mut self.out[into.node.index()] {
+        for at in 0..self.sources(node).len() {
+            let source = self.sources(node)[at];
+            for edge in self.lists[source.index()].out_mut() {
                 if edge.node == node {
                     edge.tag = (edge.tag & !LIVE) | if exists { LIVE } else { 0 };
                 }
@@ -296,27 +315,27 @@ impl Graph {
 
     /// Links that leave a node.
     pub fn outward(&self, node: NodeIx) -> &[Edge] {
-        &self.out[node.index()]
+        self.lists[node.index()].out()
     }
 
-    /// Links that lead to a node.
-    pub fn inward(&self, node: NodeIx) -> &[Edge] {
-        &self.into[node.index()]
+    /// The nodes that link to one, each once.
+    pub fn sources(&self, node: NodeIx) -> &[NodeIx] {
+        self.lists[node.index()].sources()
+    }
+
+    /// Links that lead to a node, by their sources.
+    pub fn inward(&self, node: NodeIx) -> impl Iterator<Item = Edge> + use<'_> {
+        let of = move |source: NodeIx| {
+            let links = self.outward(source).iter().filter(move |edge| edge.node == node);
+            links.map(move |edge| Edge { node: source, tag: edge.tag & !LIVE, ..*edge })
+        };
+        self.sources(node).iter().copied().flat_map(of)
     }
 
     /// Notes a link from a remote node.
     pub fn put_link_in(&mut self, from: NodeIx, to: NodeIx, name: EdgeName, weight: u16) {
         assert!(self.is_remote(from), "links of own nodes are written at their source");
-        let live = self.exists(to);
-        let change = upsert(&mut self.out[from.index()], Edge::new(to, weight, name, live));
-        let back = Edge::new(from, weight, name, false);
-        match change {
-            LinkChange::New => push(&mut self.into[to.index()], back),
-            LinkChange::Reweighted => {
-                upsert(&mut self.into[to.index()], back);
-            }
-            LinkChange::None => {}
-        }
+        self.upsert(from, Edge::new(to, weight, name, self.exists(to)));
     }
 
     /// Writes a link that leaves a node owned here.
@@ -328,28 +347,39 @@ impl Graph {
         weight: u16,
     ) -> LinkChange {
         assert!(!self.is_remote(from), "links of remote nodes are noted, not written");
-        let edge = Edge::new(to, weight, name, self.exists(to));
-        let change = upsert(&mut self.out[from.index()], edge);
-        let back = Edge::new(from, weight, name, false);
-        match change {
-            LinkChange::New => {
-                push(&mut self.into[to.index()], back);
-                self.links += 1;
-                self.automatic_links += u64::from(name.automatic);
-            }
-            LinkChange::Reweighted => {
-                upsert(&mut self.into[to.index()], back);
-            }
-            LinkChange::None => {}
+        let change = self.upsert(from, Edge::new(to, weight, name, self.exists(to)));
+        if change == LinkChange::New {
+            self.links += 1;
+            self.automatic_links += u64::from(name.automatic);
         }
         change
     }
 
+    /// Writes a link where it begins, and who that is where it ends.
+    fn upsert(&mut self, from: NodeIx, edge: Edge) -> LinkChange {
+        let mut is_first = true;
+        for old in self.lists[from.index()].out_mut().iter_mut().filter(|e| e.node == edge.node) {
+            is_first = false;
+            if old.name() == edge.name() {
+                let same = *old == edge;
+                *old = edge;
+                return if same { LinkChange::None } else { LinkChange::Reweighted };
+            }
+        }
+        self.lists[from.index()].push_out(edge);
+        if is_first {
+            self.lists[edge.node.index()].push_source(from);
+        }
+        LinkChange::New
+    }
+
     /// Removes a link; false where there was none.
     pub fn remove_link(&mut self, from: NodeIx, to: NodeIx, name: EdgeName) -> bool {
-        let removed = take(&mut self.out[from.index()], to, name);
-        let taken = take(&mut self.into[to.index()], from, name);
-        assert!(removed == taken, "both ends know of a link");
+        let removed = self.lists[from.index()].take_out(to, name);
+        if removed && !self.outward(from).iter().any(|edge| edge.node == to) {
+            let taken = self.lists[to.index()].take_source(from);
+            assert!(taken, "both ends know of a link");
+        }
         if self.is_remote(from) {
             self.release(from);
         } else {
@@ -362,22 +392,20 @@ impl Graph {
 
     /// The names of all links between two nodes.
     pub fn names_between(&self, from: NodeIx, to: NodeIx) -> Vec<EdgeName> {
-        self.inward(to).iter().filter(|e| e.node == from).map(|e| e.name()).collect()
+        self.outward(from).iter().filter(|e| e.node == to).map(|e| e.name()).collect()
     }
 
     /// Gives a node's number back where nothing refers to it any more.
     pub fn release(&mut self, node: NodeIx) {
-        let unused = self.out[node.index()].is_empty()
-            && self.into[node.index()].is_empty()
-            && (!self.exists(node) || self.is_remote(node));
+        let unused =
+            self.lists[node.index()].is_empty() && (!self.exists(node) || self.is_remote(node));
         if !unused {
             return;
         }
         let key = self.keys[node.index()];
         if let Ok(entry) = self.by_key.find_entry(key, |n| *n == node.0) {
             entry.remove();
-            self.out[node.index()] = ThinVec::new();
-            self.into[node.index()] = ThinVec::new();
+            self.lists[node.index()] = Lists::default();
             self.flags[node.index()] = 0;
             self.free.push(node);
         }
@@ -416,43 +444,8 @@ impl Graph {
 
     /// Bytes of nodes and links in memory.
     pub fn memory_bytes(&self) -> (u64, u64) {
-        let nodes = self.keys.capacity() * (8 + 1 + 8 + 8) + self.by_key.capacity() * 5;
-        let lists = self.out.iter().chain(&self.into);
-        let edges: usize =
-            lists.map(|l| 16 * usize::from(l.capacity() > 0) + l.capacity() * 8).sum();
+        let nodes = self.keys.capacity() * (8 + 1 + 8) + self.by_key.capacity() * 5;
+        let edges: usize = self.lists.iter().map(Lists::bytes).sum();
         (nodes as u64, edges as u64)
-    }
-}
-
-fn upsert(edges: &mut ThinVec<Edge>, edge: Edge) -> LinkChange {
-    let same = |e: &&mut Edge| e.node == edge.node && e.name() == edge.name();
-    match edges.iter_mut().find(same) {
-        Some(old) if *old == edge => LinkChange::None,
-        Some(old) => {
-            *old = edge;
-            LinkChange::Reweighted
-        }
-        None => {
-            push(edges, edge);
-            LinkChange::New
-        }
-    }
-}
-
-/// Appends; grows by a quarter, since most lists stay short.
-fn push(edges: &mut ThinVec<Edge>, edge: Edge) {
-    if edges.len() == edges.capacity() {
-        edges.reserve_exact((edges.len() / 4).max(2));
-    }
-    edges.push(edge);
-}
-
-fn take(edges: &mut ThinVec<Edge>, node: NodeIx, name: EdgeName) -> bool {
-    match edges.iter().position(|e| e.node == node && e.name() == name) {
-        Some(at) => {
-            edges.swap_remove(at);
-            true
-        }
-        None => false,
     }
 }

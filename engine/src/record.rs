@@ -488,6 +488,14 @@ pub fn read_put_head(head: &[u8]) -> Result<Put, Damage> {
     read_put(&mut Reader(head))
 }
 
+/// The same without its links, for whoever only shows what it says.
+///
+/// # Errors
+/// As [`read_put_head`].
+pub fn read_put_text(head: &[u8]) -> Result<Put, Damage> {
+    read_unlinked(&mut Reader(head))
+}
+
 /// Reads the tail of a `Put`; no bytes are no embedding.
 ///
 /// # Errors
@@ -545,6 +553,11 @@ pub(crate) fn write_put(w: &mut Writer, put: &Put) {
 }
 
 pub(crate) fn read_put(r: &mut Reader<'_>) -> Result<Put, Damage> {
+    let put = read_unlinked(r)?;
+    Ok(Put { links: read_links(r)?, ..put })
+}
+
+fn read_unlinked(r: &mut Reader<'_>) -> Result<Put, Damage> {
     let space = SpaceNumber(r.u32()?);
     let flags = r.u8()?;
     let [created_at, arrived_at, updated_at] =
@@ -564,7 +577,7 @@ pub(crate) fn read_put(r: &mut Reader<'_>) -> Result<Put, Damage> {
         arrived_at,
         updated_at,
         expires_at,
-        links: read_links(r)?,
+        links: Vec::new(),
         embedding: None,
     })
 }

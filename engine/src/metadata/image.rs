@@ -9,9 +9,10 @@ use hashbrown::{HashMap, HashTable};
 use crate::image::{Part, Reader, Unsound, Writer, ensure};
 use crate::node::NodeIx;
 
+use super::line::{Line, Spot};
 use super::nodes::NodeSet;
 use super::value::{Entry, Tag};
-use super::{MetadataIndex, Place, Row, hash_in};
+use super::{MetadataIndex, Row, hash_in};
 
 const ONE: u8 = 0;
 const MANY: u8 = 1;
@@ -21,7 +22,7 @@ impl Part for MetadataIndex {
     const VERSION: u32 = 1;
 
     fn write(&self, out: &mut Writer<'_>) {
-        let Self { keys, strings, rows, count, ids: _, postings, sets, places } = self;
+        let Self { keys, strings, rows, count, ids: _, postings, sets, lines } = self;
         out.part(keys);
         out.part(strings);
         let none: &[Entry] = &[];
@@ -44,11 +45,12 @@ impl Part for MetadataIndex {
             out.u32(number);
         }
         out.part(sets);
-        out.count(places.len());
-        for Place { key, node, at } in places {
+        out.count(lines.values().map(|line| line.spots().count()).sum());
+        for (key, spot) in lines.iter().flat_map(|(key, line)| line.spots().map(move |s| (key, s)))
+        {
             out.u32(*key);
-            out.u32(node.0);
-            out.u64(at.to_bits());
+            out.u32(spot.node().0);
+            out.u64(spot.at().to_bits());
         }
     }
 
@@ -59,15 +61,14 @@ impl Part for MetadataIndex {
         let rows = read_rows(input, entries, count)?;
         let postings = read_postings(input)?;
         let sets = input.part()?;
-        let places_count = input.count()?;
-        let mut places: Vec<Place> = input.room(places_count);
-        for _ in 0..places_count {
+        let mut lines: HashMap<u32, Line> = HashMap::new();
+        for _ in 0..input.count()? {
             let (key, node) = (input.u32()?, NodeIx(input.u32()?));
-            places.push(Place { key, node, at: f64::from_bits(input.u64()?) });
+            let spot = Spot::new(f64::from_bits(input.u64()?), node);
+            lines.entry(key).or_default().insert(spot);
         }
-        let places = places.into_iter().collect();
         let ids = HashTable::with_capacity(count);
-        let mut index = Self { keys, strings, rows, count, ids, postings, sets, places };
+        let mut index = Self { keys, strings, rows, count, ids, postings, sets, lines };
         index.check()?;
         index.number_ids();
         Ok(index)

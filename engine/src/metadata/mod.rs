@@ -10,24 +10,23 @@
 mod compiled;
 mod image;
 mod interner;
+mod line;
 mod nodes;
 mod value;
-
-use std::cmp::Ordering;
-use std::collections::BTreeSet;
 
 use hashbrown::{HashMap, HashTable};
 
 use crate::filter::Filter;
 use crate::limits;
 use crate::model::{MemoryId, Metadata, Timestamp};
-use crate::node::NodeIx;
+use crate::node::{self, NodeIx};
 use crate::request::{Code, Rejection};
 use crate::text::{fold, for_each_word, hash_bytes};
 
 pub use compiled::Compiled;
 use compiled::{Ends, Group, Key, Range, Test, Values};
 use interner::Interner;
+use line::{Line, Spot};
 use nodes::{NodeSet, NodeSets};
 use value::{Coded, Entry, Found, Posted, Tag, for_each_value, time_of};
 
@@ -51,8 +50,8 @@ pub struct MetadataIndex {
     /// Who has which string or boolean under which key.
     postings: HashMap<Posted, NodeSet>,
     sets: NodeSets,
-    /// Numbers and times in order.
-    places: BTreeSet<Place>,
+    /// Numbers and times in order, by the number of their key.
+    lines: HashMap<u32, Line>,
 }
 
 /// What one memory has: sorted by key, then by value, without repeats.
@@ -60,35 +59,6 @@ struct Row {
     id_hash: u64,
     entries: Box<[Entry]>,
 }
-
-/// A number or time under a key, and who has it.
-#[derive(Clone, Copy)]
-struct Place {
-    key: u32,
-    node: NodeIx,
-    at: f64,
-}
-
-impl Ord for Place {
-    fn cmp(&self, other: &Self) -> Ordering {
-        let place = self.key.cmp(&other.key).then(self.at.total_cmp(&other.at));
-        place.then(self.node.cmp(&other.node))
-    }
-}
-
-impl PartialOrd for Place {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Place {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Place {}
 
 impl MetadataIndex {
     /// An index without memories.
@@ -131,9 +101,7 @@ impl MetadataIndex {
         created_at: Timestamp,
         expires_at: Option<Timestamp>,
     ) {
-        if self.rows.len() <= node.index() {
-            self.rows.resize_with(node.index() + 1, || None);
-        }
+        node::reach(&mut self.rows, node, || None);
         assert!(self.rows[node.index()].is_none(), "a node gets its metadata once");
         let entries = self.entries_of(metadata, created_at, expires_at);
         for entry in &entries {
@@ -229,7 +197,8 @@ impl MetadataIndex {
             + self.rows.capacity() * size_of::<Option<Row>>()
             + self.ids.allocation_size()
             + self.postings.allocation_size()
-            + self.places.len() * size_of::<Place>() * 3 / 2
+            + self.lines.allocation_size()
+            + self.lines.values().map(Line::bytes).sum::<usize>()
             + self.keys.memory_bytes()
             + self.strings.memory_bytes();
         [("metadata", bytes as u64)]
@@ -295,7 +264,7 @@ impl MetadataIndex {
 
     fn post(&mut self, node: NodeIx, entry: Entry) {
         if let Some(at) = entry.value().place() {
-            self.places.insert(Place { key: entry.key(), node, at });
+            self.lines.entry(entry.key()).or_default().insert(Spot::new(at, node));
         } else if let Some(posted) = entry.posted() {
             let set = self.postings.entry(posted).or_insert(NodeSet::One(node));
             self.sets.insert(set, node);
@@ -304,7 +273,12 @@ impl MetadataIndex {
 
     fn unpost(&mut self, node: NodeIx, entry: Entry) {
         if let Some(at) = entry.value().place() {
-            self.places.remove(&Place { key: entry.key(), node, at });
+            if let Some(line) = self.lines.get_mut(&entry.key()) {
+                line.remove(Spot::new(at, node));
+                if line.is_empty() {
+                    self.lines.remove(&entry.key());
+                }
+            }
         } else if let Some(posted) = entry.posted()
             && let Some(&set) = self.postings.get(&posted)
             && self.sets.remove(set, node)
@@ -376,20 +350,19 @@ impl MetadataIndex {
     }
 
     fn counted(&self, key: u32, ends: Ends) -> Option<usize> {
-        let count = self.places_within(key, ends).take(PLACES_COUNTED_MAX + 1).count();
+        let count = self.nodes_within(key, ends).take(PLACES_COUNTED_MAX + 1).count();
         (count <= PLACES_COUNTED_MAX).then_some(count)
     }
 
-    fn places_within(&self, key: u32, ends: Ends) -> impl Iterator<Item = NodeIx> {
+    fn nodes_within(&self, key: u32, ends: Ends) -> impl Iterator<Item = NodeIx> {
         // A zero end takes both zeros in, which are one number and two places.
         let from = if ends.from == 0.0 && !ends.from_excluded { -0.0 } else { ends.from + 0.0 };
         let to = if ends.to == 0.0 && !ends.to_excluded { 0.0 } else { ends.to };
         let first = if ends.from_excluded { NodeIx(u32::MAX) } else { NodeIx(0) };
         let last = if ends.to_excluded { NodeIx(0) } else { NodeIx(u32::MAX) };
-        let start = Place { key, node: first, at: from };
-        let end = Place { key, node: last, at: to };
-        let range = (start <= end).then(|| self.places.range(start..=end));
-        range.into_iter().flatten().map(|place| place.node)
+        let (start, end) = (Spot::new(from, first), Spot::new(to, last));
+        let line = self.lines.get(&key).into_iter();
+        line.flat_map(move |line| line.range(start, end)).map(Spot::node)
     }
 
     /// Appends a superset of what the group lets through, along its cheapest index.
@@ -412,7 +385,7 @@ impl MetadataIndex {
             }
             Test::Range { key, range } => {
                 let Some(number) = key.number else { return };
-                nodes.extend(self.places_within(number, range.ends()));
+                nodes.extend(self.nodes_within(number, range.ends()));
             }
             Test::HasId(hashes) => {
                 let node_of = |&hash: &u64| {
@@ -430,7 +403,7 @@ impl MetadataIndex {
 
     fn collect_holders(&self, key: u32, code: Coded, nodes: &mut Vec<NodeIx>) {
         match code.place() {
-            Some(at) => nodes.extend(self.places_within(key, Ends::at(at))),
+            Some(at) => nodes.extend(self.nodes_within(key, Ends::at(at))),
             None => {
                 if let Some(set) = self.holders(key, code) {
                     self.sets.append(set, nodes);

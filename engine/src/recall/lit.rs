@@ -40,6 +40,8 @@ pub(crate) struct Cell {
 
 /// Slots of the smallest table.
 const SLOTS_MIN: usize = 256;
+/// Slots of the largest table that is kept for the next recall.
+const SLOTS_KEPT_MAX: usize = 1 << 15;
 /// A slot that names no cell.
 const EMPTY: u64 = u64::MAX;
 
@@ -51,6 +53,15 @@ pub(crate) struct Lit {
 }
 
 impl Lit {
+    /// Forgets what was met; keeps the memory, unless it is much.
+    pub(crate) fn clear(&mut self) {
+        if self.slots.len() > SLOTS_KEPT_MAX {
+            *self = Self::default();
+        }
+        self.cells.clear();
+        self.slots.fill(EMPTY);
+    }
+
     /// The cells in the order in which they were met.
     pub(crate) fn cells(&self) -> &[Cell] {
         &self.cells
@@ -132,4 +143,29 @@ impl Lit {
 fn entry(key: MemoryKey, place: usize) -> u64 {
     let place = u32::try_from(place).expect("a recall meets fewer than 2^32 memories");
     key.0 >> 32 << 32 | u64::from(place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recall_finds_nothing_of_the_one_that_worked_there_before() {
+        let mut lit = Lit::default();
+        for round in 0..3_u64 {
+            let key = |at: u64| MemoryKey((at + round).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            for at in 0..2_000 {
+                assert!(lit.get(key(at)).is_none(), "round {round}, {at}");
+                let place = lit.meet(key(at));
+                lit.at(place).lit = true;
+                assert_eq!((place as u64, lit.meet(key(at)) as u64), (at, at));
+            }
+            let slots = lit.slots.len();
+            lit.clear();
+            assert!(lit.cells().is_empty() && lit.slots.len() == slots);
+        }
+        lit.reserve(SLOTS_KEPT_MAX);
+        lit.clear();
+        assert!(lit.slots.is_empty(), "much is not kept");
+    }
 }

@@ -55,6 +55,20 @@ pub(super) enum Purpose {
     Return(ReturnFor),
 }
 
+impl Purpose {
+    /// The record is written again: all that it says is wanted.
+    fn wants_whole(&self) -> bool {
+        match self {
+            Self::Patch { .. }
+            | Self::Promote { .. }
+            | Self::Demote
+            | Self::Undemote { .. }
+            | Self::Return(_) => true,
+            Self::Read | Self::Page { .. } | Self::Fetch | Self::Texts | Self::Sketches(_) => false,
+        }
+    }
+}
+
 /// Why a record could not be read from the cold tier.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ColdFailure {
@@ -174,8 +188,9 @@ impl Shard {
         let (id, position) = (fetch.0 / READS_MAX, (fetch.0 % READS_MAX) as usize);
         let Some(mut collect) = self.collects.remove(&id) else { return };
         let read = &mut collect.reads[position];
+        let (with, whole) = (collect.with, collect.purpose.wants_whole());
         let parsed =
-            bytes.and_then(|b| parse(&b, collect.with).map_err(|d| Unread::Log(d.to_string())));
+            bytes.and_then(|b| parse(&b, with, whole).map_err(|d| Unread::Log(d.to_string())));
         match parsed {
             Ok(put) => match collect.purpose {
                 Purpose::Patch { .. }
@@ -352,13 +367,11 @@ pub(super) fn tier_of(space: &Space, key: MemoryKey) -> Tier {
     space.cold().address(key).map_or(LOG_TIER, |_| Tier::Cold)
 }
 
-fn parse(bytes: &[u8], with: With) -> Result<Put, Damage> {
-    if !with.embedding {
-        return record::read_put_head(record::read_head(bytes)?.1);
-    }
+fn parse(bytes: &[u8], with: With, whole: bool) -> Result<Put, Damage> {
     let (header, head) = record::read_head(bytes)?;
-    let mut put = record::read_put_head(head)?;
-    if header.tail_bytes > 0 {
+    let read = if whole { record::read_put_head } else { record::read_put_text };
+    let mut put = read(head)?;
+    if with.embedding && header.tail_bytes > 0 {
         put.embedding = record::read_embedding(record::View::read(bytes)?.tail)?;
     }
     Ok(put)

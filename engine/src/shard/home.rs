@@ -277,7 +277,10 @@ impl Shard {
             Next::Ask(run, asks) => {
                 self.start(ticket, Then::Recall(run), asks);
             }
-            Next::Done(recalled, touched) => self.recalled(ticket, recalled, touched),
+            Next::Done(recalled, touched, spare) => {
+                self.scratch.keep(spare);
+                self.recalled(ticket, recalled, touched);
+            }
             Next::Refuse(rejection) => self.answer(ticket, Err(rejection)),
         }
     }
@@ -341,7 +344,10 @@ impl Shard {
                 Next::Ask(run, asks) => {
                     self.start(ticket, Then::Recall(run), asks);
                 }
-                Next::Done(recalled, touched) => self.recalled(ticket, recalled, touched),
+                Next::Done(recalled, touched, spare) => {
+                    self.scratch.keep(spare);
+                    self.recalled(ticket, recalled, touched);
+                }
                 Next::Refuse(rejection) => self.answer(ticket, Err(rejection)),
             },
             Then::Demoted => self.answer(ticket, Ok(Answer::Demoted(count_demoted(&replies)))),
@@ -499,7 +505,8 @@ impl Shard {
         let (partitioner, now) =
             (self.partitioner, Moment { now: self.now, lived: self.lived.lived() });
         let begun = RecallRun::begin(recall, name, &config, partitioner, &mut self.analyzer, now)?;
-        let (run, asks) = begun;
+        let (mut run, asks) = begun;
+        run.reuse(self.scratch.recalls.pop().unwrap_or_default());
         self.start(Some(ticket), Then::Recall(run), asks);
         Ok(())
     }

@@ -431,12 +431,12 @@ impl Shard {
             rows.extend(out.map(|e| row(end(node), end(e.node), e, live(e))));
         }
         if direction != Direction::Out {
-            let into = space.graph.inward(node).iter().filter(|e| is_here_or_remote(e.node));
+            let into = space.graph.inward(node).filter(|e| is_here_or_remote(e.node));
             // Whether a memory of another shard has expired is known there: it is asked by its key.
             let source = |n: NodeIx| {
                 if space.graph.is_remote(n) { Err(space.graph.key(n)) } else { end(n) }
             };
-            rows.extend(into.map(|e| row(source(e.node), end(node), e, true)));
+            rows.extend(into.map(|e| row(source(e.node), end(node), &e, true)));
         }
         rows.retain(|r| kind.is_none_or(|k| r.kind == *k));
         Ok(rows)

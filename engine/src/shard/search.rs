@@ -22,6 +22,7 @@ use crate::mesh::{
 };
 use crate::model::{LinkKind, SpaceName, Timestamp};
 use crate::node::NodeIx;
+use crate::recall::Spare;
 use crate::request::With;
 use crate::space::{Space, way_trace};
 use crate::terms::SharedTermKey;
@@ -36,7 +37,30 @@ use super::collect::Purpose;
 pub(super) struct Scratches {
     pub text: text::Scratch,
     pub vector: vector::Scratch,
+    /// What recalls that are over worked in.
+    pub recalls: Vec<Spare>,
+    /// Room for what hops reply.
+    pub pulses: Vec<Vec<Pulse>>,
     ways: Vec<Way>,
+}
+
+/// Most that is kept of each for the next recalls, and the largest list of pulses among it.
+const KEPT_MAX: usize = 32;
+const PULSES_KEPT_MAX: usize = 1 << 14;
+
+impl Scratches {
+    /// Keeps what a recall worked in.
+    pub fn keep(&mut self, mut spare: Spare) {
+        for mut pulses in spare.pulses.drain(..) {
+            if self.pulses.len() < KEPT_MAX && pulses.capacity() <= PULSES_KEPT_MAX {
+                pulses.clear();
+                self.pulses.push(pulses);
+            }
+        }
+        if self.recalls.len() < KEPT_MAX {
+            self.recalls.push(spare);
+        }
+    }
 }
 
 /// What of memories is wanted for an answer, and which may be in it.
@@ -246,11 +270,11 @@ impl Followed {
         let out = space.graph.outward(node).iter().filter(follows);
         let way = |e: &Edge| Way { to: e.node, weight: u32::from(e.weight), kind: Some(e.kind()) };
         let out = out.map(way);
-        let named = |e: &&Edge| e.is_automatic() && Some(e.kind()) == self.back;
+        let named = |e: &Edge| e.is_automatic() && Some(e.kind()) == self.back;
         // Where nothing is named, the links that lead here are left alone: there may be many.
-        let into = if self.back.is_some() { space.graph.inward(node) } else { &[] };
-        let back = into.iter().filter(named);
-        let weight = |e: &Edge| ((f32::from(e.weight) * MENTION_BACK) as u32).max(1);
+        let into = self.back.into_iter().flat_map(move |_| space.graph.inward(node));
+        let weight = |e: Edge| ((f32::from(e.weight) * MENTION_BACK) as u32).max(1);
+        let back = into.filter(named);
         out.chain(back.map(move |e| Way { to: e.node, weight: weight(e), kind: None }))
     }
 }
@@ -286,6 +310,9 @@ pub(super) fn run_hop(
         let held = space.text.held_terms(&ask.held, &nodes);
         hopped.held = held.iter().fold(0, |all, held| all | held);
     }
+    let room = sources.len().saturating_sub(next).saturating_mul(WAYS_EXPECTED);
+    hopped.pulses.reserve(room.min(links as usize));
+    look_at_first(space, &sources[next.min(sources.len())..]);
     for (place, source) in sources.iter().enumerate().skip(next) {
         if hopped.links >= links {
             return place;
@@ -323,9 +350,22 @@ fn source_node(space: &Space, source: &Source, now: Timestamp) -> Option<NodeIx>
     space.live_node(source.key, now)
 }
 
-/// Sources ahead of which the processor fetches where the links are, and the links themselves.
-const LISTS_AHEAD: usize = 8;
-const LINKS_AHEAD: usize = 4;
+/// Links of a source that there is room for before they are counted.
+const WAYS_EXPECTED: usize = 8;
+
+/// Sources ahead of which the processor fetches where the links are, the links themselves, and the
+/// keys of what they lead to.
+const LISTS_AHEAD: usize = 12;
+const LINKS_AHEAD: usize = 8;
+const KEYS_AHEAD: usize = 4;
+
+/// Asks for all that the first sources need, each kind for all of them before the next kind: it
+/// waits for memory three times, not three times for each source.
+fn look_at_first(space: &Space, sources: &[Source]) {
+    sources.iter().take(LISTS_AHEAD).for_each(|s| space.graph.prefetch_lists(s.node));
+    sources.iter().take(LINKS_AHEAD).for_each(|s| space.graph.prefetch_links(s.node));
+    sources.iter().take(KEYS_AHEAD).for_each(|s| space.graph.prefetch_targets(s.node));
+}
 
 fn look_ahead(space: &Space, sources: &[Source]) {
     if let Some(source) = sources.get(LISTS_AHEAD) {
@@ -333,6 +373,9 @@ fn look_ahead(space: &Space, sources: &[Source]) {
     }
     if let Some(source) = sources.get(LINKS_AHEAD) {
         space.graph.prefetch_links(source.node);
+    }
+    if let Some(source) = sources.get(KEYS_AHEAD) {
+        space.graph.prefetch_targets(source.node);
     }
 }
 

@@ -207,6 +207,7 @@ impl Shard {
             }
             Stage::Hop { ask, sources, next, followed } => {
                 let mut hopped = Box::<Hopped>::default();
+                hopped.pulses = scratch.pulses.pop().unwrap_or_default();
                 let links = SLICE_LINKS * u64::from(slices);
                 let slice = HopSlice { next, links, followed };
                 let next = run_hop(space, &ask, &sources, now, slice, scratch, &mut hopped);

@@ -16,6 +16,8 @@ use super::{Space, Surroundings};
 const MENTIONERS_PER_SLICE: usize = 4;
 /// Normal forms kept for association, in bytes; past it they are read back from the log.
 const ASSOCIATION_TEXT_BYTES_MAX: usize = 8 << 20;
+/// Places in the queue that are kept while nothing waits.
+const QUEUE_KEPT: usize = 64;
 
 impl Space {
     /// Queues a memory for association; a cold one keeps the links that it has.
@@ -30,10 +32,7 @@ impl Space {
             self.text_bytes += text.len();
             self.texts.insert(key, text);
         }
-        if let Some(entry) = self.entries[node.index()].as_deref_mut()
-            && !entry.queued
-        {
-            entry.queued = true;
+        if self.entries[node.index()].is_some() && self.queued.insert(node) {
             self.to_associate.push_back(node);
         }
     }
@@ -41,13 +40,14 @@ impl Space {
     /// Takes the next memory to associate, with its text in normal form where that is at hand.
     pub fn next_to_associate(&mut self) -> Option<(NodeIx, Option<String>)> {
         while let Some(node) = self.to_associate.pop_front() {
-            let Some(Some(entry)) = self.entries.get_mut(node.index()) else { continue };
-            if !std::mem::take(&mut entry.queued) {
+            if !self.queued.remove(&node) {
                 continue;
             }
             let text = self.forget_text(node);
             return Some((node, text));
         }
+        self.to_associate.shrink_to(QUEUE_KEPT);
+        self.queued.shrink_to(QUEUE_KEPT);
         None
     }
 
@@ -96,7 +96,7 @@ impl Space {
             arrived_at: entry.arrived_at,
             key: self.graph.key(node),
         };
-        entry.sequence.map(|sequence| (sequence, member))
+        entry.sequence.map(|sequence| (sequence.get(), member))
     }
 
     /// A memory joins or leaves a sequence kept here; its neighbours hear of it.

@@ -28,7 +28,7 @@ impl Space {
 
     /// The memory waits to be associated.
     pub fn is_queued(&self, node: NodeIx) -> bool {
-        self.entries.get(node.index()).and_then(|e| e.as_deref()).is_some_and(|e| e.queued)
+        self.queued.contains(&node)
     }
 
     /// What the log has to hold of a memory whose record lies at `address` from now on.

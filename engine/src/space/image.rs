@@ -5,6 +5,9 @@
 //! *Not here*: the indexes of a space, which write themselves.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
+
+use hashbrown::HashSet;
 
 use crate::cold::{ColdAddress, ColdMemories, ColdSegmentId};
 use crate::image::{Part, Reader, Unsound, Writer, ensure};
@@ -19,6 +22,9 @@ use crate::text::TermKey;
 
 use super::merged::{Absorbed, Into, Merged, PrunedLink};
 use super::{Entry, LogAddress, Space};
+
+/// What is known of memories, by node, and which of them wait to be associated.
+type Entries = (Vec<Option<Box<Entry>>>, HashSet<NodeIx>);
 
 impl Part for Space {
     const NAME: &'static str = "space";
@@ -45,6 +51,7 @@ impl Part for Space {
             foreign_ids,
             deleted_at,
             to_associate,
+            queued,
             phrases,
             link_times,
             texts,
@@ -73,7 +80,7 @@ impl Part for Space {
             out.count(members.len());
             members.iter().for_each(|member| write_member(out, member));
         });
-        write_entries(out, entries);
+        write_entries(out, entries, queued);
         write_cold(out, cold);
         write_map(out, foreign_ids, |out, id| out.text(id.as_str()));
         write_map(out, deleted_at, |out, at| out.time(*at));
@@ -106,7 +113,7 @@ impl Part for Space {
             }
             Ok(members)
         })?;
-        let entries = read_entries(input)?;
+        let (entries, queued) = read_entries(input)?;
         let cold = read_cold(input)?;
         let foreign_ids = read_map(input, Reader::id)?;
         let deleted_at = read_map(input, Reader::time)?;
@@ -138,6 +145,7 @@ impl Part for Space {
             foreign_ids,
             deleted_at,
             to_associate,
+            queued,
             phrases,
             link_times,
             texts,
@@ -224,11 +232,14 @@ fn read_member(input: &mut Reader<'_>) -> Result<Member, Unsound> {
     Ok(Member { created_at, arrived_at, key: MemoryKey(input.u64()?) })
 }
 
-fn write_entries(out: &mut Writer<'_>, entries: &[Option<Box<Entry>>]) {
+fn write_entries(out: &mut Writer<'_>, entries: &[Option<Box<Entry>>], queued: &HashSet<NodeIx>) {
     out.count(entries.len());
-    for entry in entries {
+    for (node, entry) in (0u32..).map(NodeIx).zip(entries) {
         out.u8(u8::from(entry.is_some()));
-        entry.iter().for_each(|entry| write_entry(out, entry));
+        if let Some(entry) = entry {
+            write_entry(out, entry);
+            out.u8(u8::from(queued.contains(&node)));
+        }
     }
 }
 
@@ -242,7 +253,6 @@ fn write_entry(out: &mut Writer<'_>, entry: &Entry) {
         address: LogAddress { segment, offset, head_bytes, tail_bytes },
         sequence,
         fresh_at,
-        queued,
     } = entry;
     out.text(id.as_str());
     for time in [created_at, arrived_at, updated_at, expires_at] {
@@ -252,19 +262,24 @@ fn write_entry(out: &mut Writer<'_>, entry: &Entry) {
         out.u32(*value);
     }
     out.u8(u8::from(sequence.is_some()));
-    out.u64(sequence.unwrap_or(0));
+    out.u64(sequence.map_or(0, NonZeroU64::get));
     out.u32(fresh_at.0);
-    out.u8(u8::from(*queued));
 }
 
-fn read_entries(input: &mut Reader<'_>) -> Result<Vec<Option<Box<Entry>>>, Unsound> {
+fn read_entries(input: &mut Reader<'_>) -> Result<Entries, Unsound> {
     let count = input.count()?;
-    let mut entries = input.room(count);
-    for _ in 0..count {
-        let entry = if input.u8()? == 1 { Some(Box::new(read_entry(input)?)) } else { None };
-        entries.push(entry);
+    let (mut entries, mut queued) = (input.room(count), HashSet::new());
+    for node in (0u32..).map(NodeIx).take(count) {
+        if input.u8()? != 1 {
+            entries.push(None);
+            continue;
+        }
+        entries.push(Some(Box::new(read_entry(input)?)));
+        if input.u8()? == 1 {
+            queued.insert(node);
+        }
     }
-    Ok(entries)
+    Ok((entries, queued))
 }
 
 fn read_entry(input: &mut Reader<'_>) -> Result<Entry, Unsound> {
@@ -278,19 +293,9 @@ fn read_entry(input: &mut Reader<'_>) -> Result<Entry, Unsound> {
         tail_bytes: input.u32()?,
     };
     let (in_sequence, sequence) = (input.u8()? == 1, input.u64()?);
-    let sequence = in_sequence.then_some(sequence);
-    let (fresh_at, queued) = (Lived(input.u32()?), input.u8()? == 1);
-    Ok(Entry {
-        id,
-        created_at,
-        arrived_at,
-        updated_at,
-        expires_at,
-        address,
-        sequence,
-        fresh_at,
-        queued,
-    })
+    let sequence = NonZeroU64::new(sequence).filter(|_| in_sequence);
+    let fresh_at = Lived(input.u32()?);
+    Ok(Entry { id, created_at, arrived_at, updated_at, expires_at, address, sequence, fresh_at })
 }
 
 fn write_cold(out: &mut Writer<'_>, cold: &ColdMemories) {

@@ -265,7 +265,7 @@ impl Space {
     /// Removes every link to a node; the sources of client links among them are returned.
     pub(super) fn drop_links_to(&mut self, node: NodeIx) -> Vec<MemoryId> {
         let mut sources = Vec::new();
-        for edge in self.graph.inward(node).to_vec() {
+        for edge in self.graph.inward(node).collect::<Vec<_>>() {
             let name = EdgeName { kind: edge.kind(), automatic: edge.is_automatic() };
             let source = self.entries.get(edge.node.index()).and_then(|e| e.as_deref());
             if let Some(source) = source.filter(|_| !name.automatic) {

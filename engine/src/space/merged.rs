@@ -205,7 +205,6 @@ impl Space {
         }
         let tell = Tell::Absorbed { of: of.0, id: of.1, into: into.key, version: into.version };
         s.tell_owner(into.key, tell);
-        let entry = Box::new(Entry { queued: false, ..*entry });
         let absorbed = Absorbed { entry, into, run, returning: false };
         self.merged.absorbed.insert(key.0, absorbed);
     }

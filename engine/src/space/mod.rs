@@ -14,6 +14,9 @@ mod merged;
 mod traces;
 
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
+
+use hashbrown::HashSet;
 
 use crate::attributes::{self, AttributeIndex};
 use crate::cold::ColdMemories;
@@ -24,7 +27,7 @@ use crate::mesh::{AutomaticKind, Member, Tell};
 use crate::metadata::MetadataIndex;
 use crate::model::{MemoryId, Metadata, SpaceConfig, SpaceName, Timestamp};
 use crate::names::{self, NameIndex};
-use crate::node::NodeIx;
+use crate::node::{self, NodeIx};
 use crate::record::{Put, SpaceNumber};
 use crate::request::{Code, LinkName, Rejection};
 use crate::sequence;
@@ -65,12 +68,10 @@ pub struct Entry {
     /// Its newest record.
     pub address: LogAddress,
     /// The sequence that it belongs to.
-    pub sequence: Option<u64>,
+    pub sequence: Option<NonZeroU64>,
     /// When it was last written, or came back from the cold tier, in time lived: by the last record
     /// before it that says so, which a replay finds too.
     pub fresh_at: Lived,
-    /// It waits to be associated.
-    queued: bool,
 }
 
 /// Expiry of what does not expire.
@@ -136,6 +137,8 @@ pub struct Space {
     foreign_ids: KeyMap<MemoryId>,
     deleted_at: KeyMap<Timestamp>,
     to_associate: VecDeque<NodeIx>,
+    /// Which of them still wait.
+    queued: HashSet<NodeIx>,
     phrases: VecDeque<Vec<TermKey>>,
     link_times: KeyMap<Timestamp>,
     texts: KeyMap<String>,
@@ -176,6 +179,7 @@ impl Space {
             foreign_ids: KeyMap::default(),
             deleted_at: KeyMap::default(),
             to_associate: VecDeque::new(),
+            queued: HashSet::new(),
             phrases: VecDeque::new(),
             link_times: KeyMap::default(),
             texts: KeyMap::default(),
@@ -296,15 +300,13 @@ impl Space {
     }
 
     fn grow_entries(&mut self, node: NodeIx) {
-        if self.entries.len() <= node.index() {
-            self.entries.resize_with(node.index() + 1, || None);
-        }
+        node::reach(&mut self.entries, node, || None);
     }
 
     fn insert_entry(&mut self, node: NodeIx, put: &Put, metadata: &Metadata, fresh_at: Lived) {
         let expires_at = put.expires_at.unwrap_or(NEVER);
-        let sequence =
-            if self.config.associate { sequence::sequence_of(metadata).map(|k| k.0) } else { None };
+        let sequence = sequence::sequence_of(metadata).filter(|_| self.config.associate);
+        let sequence = sequence.map(|key| NonZeroU64::new(key.0).unwrap_or(NonZeroU64::MIN));
         self.foreign_ids.remove(&self.graph.key(node).0);
         self.entries[node.index()] = Some(Box::new(Entry {
             id: put.id.clone(),
@@ -315,7 +317,6 @@ impl Space {
             address: LogAddress::default(),
             sequence,
             fresh_at,
-            queued: false,
         }));
         if expires_at != NEVER {
             self.expiring += 1;
@@ -383,6 +384,7 @@ impl Space {
         self.metadata.remove(node);
         self.forget_text(node);
         self.cold.remove(self.graph.key(node));
+        self.queued.remove(&node);
         let entry = self.entries[node.index()].take();
         self.expiring -= u64::from(entry.is_some_and(|e| e.expires_at != NEVER));
     }
@@ -391,9 +393,7 @@ impl Space {
     fn reassociate_mentioners(&mut self, node: NodeIx, s: &mut Surroundings<'_>) {
         let Some(mentions) = self.automatic_kind(AutomaticKind::Mentions) else { return };
         let mut by_shard: Vec<(ShardIx, Vec<MemoryKey>)> = Vec::new();
-        for edge in
-            self.graph.inward(node).iter().filter(|e| e.kind() == mentions && e.is_automatic())
-        {
+        for edge in self.graph.inward(node).filter(|e| e.kind() == mentions && e.is_automatic()) {
             let key = self.graph.key(edge.node);
             let owner = s.partitioner.owner(key);
             match by_shard.iter_mut().find(|(shard, _)| *shard == owner) {
@@ -415,9 +415,9 @@ impl Space {
         s: &mut Surroundings<'_>,
         tell: impl Fn(MemoryKey) -> Tell,
     ) {
-        let remote = self.graph.inward(node).iter().filter(|e| self.graph.is_remote(e.node));
+        let remote = self.graph.sources(node).iter().filter(|n| self.graph.is_remote(**n));
         let mut shards: Vec<ShardIx> =
-            remote.map(|e| s.partitioner.owner(self.graph.key(e.node))).collect();
+            remote.map(|n| s.partitioner.owner(self.graph.key(*n))).collect();
         shards.sort_unstable();
         shards.dedup();
         let key = self.graph.key(node);
@@ -454,7 +454,7 @@ impl Space {
         self.deleted_at.insert(key.0, at);
         self.traces.forget(key);
         let Some(node) = self.graph.find(key) else { return };
-        for edge in self.graph.inward(node).to_vec() {
+        for edge in self.graph.inward(node).collect::<Vec<_>>() {
             let hash = link_hash(self.graph.key(edge.node), key);
             if self.link_times.get(&hash).is_some_and(|written| *written < at) {
                 let name = EdgeName { kind: edge.kind(), automatic: edge.is_automatic() };

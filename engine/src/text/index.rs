@@ -11,7 +11,7 @@ use super::analysis::{Analyzed, TermKey};
 use super::postings::{Decoder, Posting, Postings, encode_all};
 use super::search::{Contribution, QueryTerm, Running, Scratch, intersection, score, step};
 use crate::image::{Part, Reader, Unsound, Writer, ensure};
-use crate::node::NodeIx;
+use crate::node::{self, NodeIx};
 use crate::vector::Progress;
 
 /// Weight of a term that `df` of `documents` documents hold.
@@ -125,10 +125,8 @@ impl TextIndex {
     /// Adds a document; the node holds none yet. A document without terms counts as one, too.
     pub fn insert(&mut self, node: NodeIx, analyzed: &Analyzed) {
         let at = node.index();
-        if self.lengths.len() <= at {
-            self.lengths.resize(at + 1, 0);
-            self.held.resize_with(at + 1, Box::default);
-        }
+        node::reach(&mut self.lengths, node, || 0);
+        node::reach(&mut self.held, node, Box::default);
         assert!(self.lengths[at] == 0, "a node is inserted once");
         self.lengths[at] = analyzed.length + 1;
         let mut held: Vec<Posting> = analyzed

@@ -101,6 +101,12 @@ impl Met {
         std::mem::replace(mark, self.mark) != self.mark
     }
 
+    /// Whether a point was met; so is what came after the walk began.
+    #[inline]
+    pub fn is_met(&self, point: u32) -> bool {
+        self.marks.get(point as usize).is_none_or(|&mark| mark == self.mark)
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         self.marks.capacity()
@@ -179,9 +185,7 @@ impl Beam {
             let Some(near) = self.found.get_mut(self.cursor) else { return true };
             let point = near.point();
             *near = near.walked();
-            if let Some(next) = self.found.get(self.cursor + 1) {
-                prefetch(ground.layer.row(next.point()));
-            }
+            self.look_ahead(ground);
             self.visit(ground, pivot, point, |beam, near| {
                 if beam.keeps_all {
                     beam.met_all.push(near);
@@ -221,6 +225,24 @@ impl Beam {
             });
         }
         false
+    }
+
+    /// Asks the processor for what the walk will most likely need next: the links of the next point
+    /// but one, and the vectors that the next point leads to. Should a nearer point come between,
+    /// they are still there when it is their turn.
+    #[inline]
+    fn look_ahead(&self, ground: &Ground<'_>) {
+        if let Some(later) = self.found.get(self.cursor + 2) {
+            prefetch(ground.layer.row(later.point()));
+        }
+        let Some(next) = self.found.get(self.cursor + 1) else { return };
+        if next.is_walked() {
+            return;
+        }
+        let links = ground.layer.row(next.point()).iter().take_while(|&&link| link != NONE);
+        for &link in links.filter(|&&link| !self.met.is_met(link)) {
+            ground.vectors.prefetch(ground.layer.slot(link));
+        }
     }
 
     /// Compares the points that `point` leads to and were not met before.

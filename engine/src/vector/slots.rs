@@ -138,7 +138,8 @@ impl Slots {
 
     /// All nodes of a live slot.
     pub fn nodes_of(&self, slot: u32) -> impl Iterator<Item = NodeIx> {
-        let sharers = self.sharers.get(&slot).map_or(&[][..], Vec::as_slice);
+        let shared = if self.sharers.is_empty() { None } else { self.sharers.get(&slot) };
+        let sharers = shared.map_or(&[][..], Vec::as_slice);
         std::iter::once(self.node_of(slot)).chain(sharers.iter().map(|&node| NodeIx(node)))
     }
 
