@@ -399,13 +399,15 @@ impl Shard {
             self.with_space(name, |space, s| space.promote(key, node, put.content.as_deref(), s));
         assert!(promoted.is_ok(), "the space was just looked at");
         let place = Place { space: put.space, node };
+        let (number, id, links) = (put.space, put.id.clone(), put.links.clone());
         self.append(&Contents::Put(Box::new(put)), Some(place));
+        self.append_links(number, id, links);
         self.lives.promoted += 1;
         true
     }
 
     /// Records in use of each cold segment.
-    pub(super) fn cold_use(&self) -> Vec<(ColdSegmentId, u32)> {
+    pub fn cold_use(&self) -> Vec<(ColdSegmentId, u32)> {
         let mut used: BTreeMap<ColdSegmentId, u32> = BTreeMap::new();
         for (id, keys) in self.spaces.values().flat_map(|space| space.cold().segments()) {
             *used.entry(*id).or_default() += u32::try_from(keys.len()).unwrap_or(SEGMENT_BUSY);

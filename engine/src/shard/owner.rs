@@ -369,6 +369,20 @@ impl Shard {
         }
     }
 
+    /// Logs the links of a memory whose record was just written anew with its old times: they may be
+    /// younger than that, and than the deletion of what they lead to.
+    pub(super) fn append_links(
+        &mut self,
+        space: record::SpaceNumber,
+        from: MemoryId,
+        links: Vec<Link>,
+    ) {
+        if !links.is_empty() {
+            let at = self.stamp();
+            self.append(&Contents::Link { space, at, from, links }, None);
+        }
+    }
+
     fn link(&mut self, name: &SpaceName, item: LinkItem) -> (usize, Result<(), Rejection>) {
         (item.position, self.link_one(name, item.from, item.link))
     }

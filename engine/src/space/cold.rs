@@ -129,7 +129,7 @@ impl Space {
             self.attributes.insert(node, &attributes::attributes_of(metadata));
             self.tell_membership(node, s);
         }
-        self.replace_client_links(node, &put.links, put.updated_at, s);
+        self.replace_client_links(node, &put.links, demoted.at, s);
         self.replace_mentions(node, &demoted.mentions, demoted.at, s);
         if !existed {
             self.memories += 1;

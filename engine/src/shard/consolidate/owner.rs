@@ -401,7 +401,12 @@ impl Shard {
         };
         let space = self.space(name).expect("it was just there");
         put.links = space.links_of(key);
-        self.apply_put(name, key, put, &metadata).is_ok()
+        let (number, id, links) = (put.space, put.id.clone(), put.links.clone());
+        let applied = self.apply_put(name, key, put, &metadata).is_ok();
+        if applied {
+            self.append_links(number, id, links);
+        }
+        applied
     }
 
     /// A memory that should have come back could not be read: it stays, to be asked for again.
