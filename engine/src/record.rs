@@ -222,6 +222,22 @@ impl<'a> View<'a> {
     pub fn bytes(&self) -> usize {
         record_bytes(self.head.len(), self.tail.len())
     }
+
+    /// Appends the same record to `out`, as one of the segment with this epoch.
+    pub fn write(&self, epoch: u16, out: &mut Vec<u8>) {
+        let mut header = Header { epoch, ..self.header };
+        header.checksum = head_checksum(&header, self.head);
+        let end = out.len() + self.bytes();
+        out.extend_from_slice(bytemuck::bytes_of(&header));
+        out.extend_from_slice(self.head);
+        out.extend_from_slice(self.tail);
+        out.resize(end, 0);
+    }
+}
+
+/// What a record that begins there would have as its header: nothing of it is proven.
+pub fn unproven_header(bytes: &[u8]) -> Option<Header> {
+    bytes.get(..HEADER_BYTES).map(bytemuck::pod_read_unaligned)
 }
 
 /// Reads header and head of the record at the start of `bytes`, which may end before the tail.
@@ -229,8 +245,7 @@ impl<'a> View<'a> {
 /// # Errors
 /// [`Damage`], where there is none.
 pub fn read_head(bytes: &[u8]) -> Result<(Header, &[u8]), Damage> {
-    let header_bytes = bytes.get(..HEADER_BYTES).ok_or(Damage::Short)?;
-    let header: Header = bytemuck::pod_read_unaligned(header_bytes);
+    let header = unproven_header(bytes).ok_or(Damage::Short)?;
     let end = HEADER_BYTES.checked_add(header.head_bytes as usize).ok_or(Damage::Short)?;
     let head = bytes.get(HEADER_BYTES..end).ok_or(Damage::Short)?;
     if head_checksum(&header, head) != header.checksum {
@@ -253,7 +268,7 @@ pub(crate) fn length_u32(length: usize) -> u32 {
 }
 
 /// Number by which one shard's log knows a space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpaceNumber(pub u32);
 
 /// A memory as a `Put` record holds it.
@@ -494,6 +509,19 @@ pub fn read_put_head(head: &[u8]) -> Result<Put, Damage> {
 /// As [`read_put_head`].
 pub fn read_put_text(head: &[u8]) -> Result<Put, Damage> {
     read_unlinked(&mut Reader(head))
+}
+
+/// Space and id of the memory that the head of a `Put` or `Demote` is of.
+///
+/// # Errors
+/// [`Damage::Content`] where the bytes make no sense.
+pub fn read_put_id(head: &[u8]) -> Result<(SpaceNumber, MemoryId), Damage> {
+    let mut r = Reader(head);
+    let (space, flags) = (SpaceNumber(r.u32()?), r.u8()?);
+    r.take(3 * size_of::<i64>())?;
+    r.take(if flags & HAS_CONFIDENCE != 0 { size_of::<u32>() } else { 0 })?;
+    r.take(if flags & HAS_EXPIRY != 0 { size_of::<i64>() } else { 0 })?;
+    Ok((space, r.id()?))
 }
 
 /// Reads the tail of a `Put`; no bytes are no embedding.

@@ -44,6 +44,10 @@ pub trait Backend: Clone + 'static {
         ask: SnapshotAsk,
     ) -> impl Future<Output = Result<serde_json::Value, Rejection>> + 'static;
 
+    /// Has every shard compact its log where `start` says so; how far that is, as JSON as clients
+    /// see it.
+    fn compaction(&self, start: bool) -> serde_json::Value;
+
     /// Where the server is in its life.
     fn readiness(&self) -> Readiness;
 

@@ -9,6 +9,7 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use engram_engine::model::{SpaceName, Timestamp};
@@ -18,8 +19,8 @@ use engram_engine::trace::Trace;
 use engram_net::exposition::Exposition;
 use engram_net::trace::TraceCounts;
 use engram_net::{Backend, Demand, Readiness, SnapshotAsk};
-use engram_shards::{Handle, Status, Wanted};
-use serde_json::Value;
+use engram_shards::{Counters, Handle, Status, Wanted};
+use serde_json::{Value, json};
 
 use crate::budget::Readings;
 use crate::cold;
@@ -149,6 +150,14 @@ impl Backend for Core {
         }
     }
 
+    fn compaction(&self, start: bool) -> Value {
+        let status = self.handle.status();
+        if start {
+            self.handle.want_compaction();
+        }
+        compaction(status)
+    }
+
     fn readiness(&self) -> Readiness {
         readiness(self.handle.status())
     }
@@ -169,6 +178,22 @@ impl Backend for Core {
         metrics::write(self.handle.status(), &self.shared, out);
         cold::write(self.handle.cold(), out);
     }
+}
+
+/// What all logs hold, and what compaction has done since the server started.
+fn compaction(status: &Status) -> Value {
+    let sum = |counter: fn(&Counters) -> &AtomicU64| -> u64 {
+        status.shards().iter().map(|shard| counter(shard).load(Ordering::Relaxed)).sum()
+    };
+    json!({
+        "state": if status.is_compacted() { "done" } else { "running" },
+        "log_bytes": sum(|shard| &shard.log_bytes),
+        "live_bytes": sum(|shard| &shard.log_live_bytes),
+        "segments": sum(|shard| &shard.log_segments),
+        "compactions": sum(|shard| &shard.compactions),
+        "freed_bytes": sum(|shard| &shard.compaction_freed_bytes),
+        "damaged_segments": sum(|shard| &shard.damaged_segments),
+    })
 }
 
 fn readiness(status: &Status) -> Readiness {

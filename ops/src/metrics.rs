@@ -22,7 +22,7 @@ use crate::process;
 /// metric's.
 type Row = (&'static str, &'static str, fn(&Counters) -> &AtomicU64, f64);
 
-const COUNTERS: [Row; 13] = [
+const COUNTERS: [Row; 17] = [
     (
         "engram_shard_woken_total",
         "Times that a shard slept on work and was woken.",
@@ -50,6 +50,25 @@ const COUNTERS: [Row; 13] = [
     ("engram_record_cache_misses_total", "Records read from disk.", |c| &c.cache_misses, 1.0),
     ("engram_images_written_total", "Images of a shard written.", |c| &c.images_written, 1.0),
     ("engram_images_refused_total", "Images that a start refused.", |c| &c.images_refused, 1.0),
+    ("engram_compactions_total", "Segments made from others.", |c| &c.compactions, 1.0),
+    (
+        "engram_compaction_written_bytes_total",
+        "Bytes of the segments that were made from others.",
+        |c| &c.compacted_bytes,
+        1.0,
+    ),
+    (
+        "engram_compaction_freed_bytes_total",
+        "Bytes that these others had more.",
+        |c| &c.compaction_freed_bytes,
+        1.0,
+    ),
+    (
+        "engram_log_scrubbed_bytes_total",
+        "Bytes of sealed segments whose checksums were proven.",
+        |c| &c.scrubbed_bytes,
+        1.0,
+    ),
     (
         "engram_work_slices_total",
         "Slices of background work and of long searches.",
@@ -58,7 +77,7 @@ const COUNTERS: [Row; 13] = [
     ),
 ];
 
-const GAUGES: [Row; 6] = [
+const GAUGES: [Row; 10] = [
     (
         "engram_log_waiting_bytes",
         "Bytes of records that wait for the disk.",
@@ -66,6 +85,25 @@ const GAUGES: [Row; 6] = [
         1.0,
     ),
     ("engram_log_bytes", "Bytes of the log on disk.", |c| &c.log_bytes, 1.0),
+    ("engram_log_segments", "Segments of the log.", |c| &c.log_segments, 1.0),
+    (
+        "engram_log_live_bytes",
+        "Bytes of records in the log that are needed.",
+        |c| &c.log_live_bytes,
+        1.0,
+    ),
+    (
+        "engram_log_forgetting_segments",
+        "Segments that hold what was deleted, replaced or expired.",
+        |c| &c.forgetting_segments,
+        1.0,
+    ),
+    (
+        "engram_log_damaged_segments",
+        "Sealed segments of which a checksum did not fit when they were read.",
+        |c| &c.damaged_segments,
+        1.0,
+    ),
     ("engram_image_bytes", "Bytes of a shard's newest image.", |c| &c.image_bytes, 1.0),
     (
         "engram_image_pause_seconds_max",

@@ -57,6 +57,13 @@ impl Cache {
         Some(cached.bytes.clone())
     }
 
+    /// A record's bytes, which are not kept any more.
+    pub fn take(&mut self, key: CacheKey) -> Option<Rc<[u8]>> {
+        let cached = self.records.remove(&key)?;
+        self.bytes -= cached.bytes.len() + OVERHEAD_BYTES;
+        Some(cached.bytes)
+    }
+
     /// Keeps a record's bytes, and lets go of others where there is no room.
     pub fn put(&mut self, key: CacheKey, bytes: Rc<[u8]>) {
         let size = bytes.len() + OVERHEAD_BYTES;

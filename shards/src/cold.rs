@@ -52,6 +52,8 @@ pub(crate) enum ToCore {
     },
     /// A snapshot begins: where is the log durable?
     Cut(Sender<Result<Cut, String>>),
+    /// Somebody wants the log to be compacted.
+    Compact,
 }
 
 /// The cold tier of a data directory, shared by its cores.
@@ -302,6 +304,7 @@ impl Core {
                 ToCore::Stored { segment, outcome } => {
                     self.drive(Event::StoredCold { segment, outcome });
                 }
+                ToCore::Compact => self.compaction.notify(),
                 ToCore::Cut(to) => {
                     let core = self.clone();
                     let cut = async move { drop(to.send(crate::snapshot::cut(&core).await)) };

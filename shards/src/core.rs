@@ -29,7 +29,7 @@ use glommio::timer::sleep;
 
 use crate::admission::{Admission, Permit};
 use crate::cache::Cache;
-use crate::cold::ColdTier;
+use crate::cold::{ColdTier, ToCore};
 use crate::directory::{Directory, Manifest};
 use crate::log::Log;
 use crate::mesh::{Delivery, Outbox};
@@ -92,6 +92,12 @@ pub(crate) struct Core {
     pub(crate) is_imaging: Cell<bool>,
     /// The last set that it took part in, or passed over.
     pub(crate) last_set: Cell<u64>,
+    /// Records are being moved: no image is made meanwhile.
+    pub(crate) is_moving: Cell<bool>,
+    /// Somebody wants the log to be compacted.
+    pub(crate) compaction: Notify,
+    /// Held by every read from the log that began since records were moved last.
+    readers: RefCell<Rc<()>>,
 }
 
 /// What a core has beside its shard and its log.
@@ -130,6 +136,9 @@ impl Core {
             directory,
             is_imaging: Cell::new(false),
             last_set: Cell::new(0),
+            is_moving: Cell::new(false),
+            compaction: Notify::default(),
+            readers: RefCell::default(),
         })
     }
 
@@ -163,7 +172,7 @@ impl Core {
         self.work.notify();
     }
 
-    fn did(&self, work: Work, begun: Instant) {
+    pub(crate) fn did(&self, work: Work, begun: Instant) {
         let counters = self.counters();
         Counters::add(&counters.steps, 1);
         counters.stalls.note(self.me.index(), work, begun);
@@ -231,12 +240,14 @@ impl Core {
             return;
         }
         Counters::add(&self.counters().cache_misses, 1);
-        let core = self.clone();
+        let (core, reader) = (self.clone(), self.readers.borrow().clone());
         glommio::spawn_local(async move {
             let started = Instant::now();
             let read = core.log.read(address, bytes).await;
             core.counters().meters.read_us.observe(micros(started));
-            if let (Ok(bytes), false) = (&read, tail) {
+            let moved = !Rc::ptr_eq(&reader, &core.readers.borrow());
+            drop(reader);
+            if let (Ok(bytes), false) = (&read, tail || moved) {
                 core.cache.borrow_mut().put(key, bytes.clone());
             }
             let bytes = read.map_err(|error| {
@@ -246,6 +257,29 @@ impl Core {
             core.drive(Event::Fetched { fetch, bytes });
         })
         .detach();
+    }
+
+    /// A record that may be in the cache lies elsewhere, or is not needed any more.
+    pub(crate) fn recache(&self, from: LogAddress, to: Option<LogAddress>) {
+        let mut cache = self.cache.borrow_mut();
+        let bytes = cache.take((from.segment, from.offset));
+        if let (Some(bytes), Some(to)) = (bytes, to) {
+            cache.put((to.segment, to.offset), bytes);
+        }
+    }
+
+    /// What every read holds that began before now.
+    pub(crate) fn replace_readers(&self) -> Rc<()> {
+        self.readers.replace(Rc::default())
+    }
+
+    /// Gives the core to others, for longer where they want it.
+    pub(crate) async fn let_others(&self) {
+        if self.is_busy() || self.shard.borrow().has_foreground() {
+            sleep(BUSY_PAUSE).await;
+        } else {
+            sleep(SLICE_PAUSE).await;
+        }
     }
 
     /// Takes envelopes from the inbox as they come.
@@ -589,6 +623,15 @@ impl Handle {
     pub(crate) fn check_running(&self) -> Result<(), Rejection> {
         let core = self.core.get().filter(|core| core.can_be_asked());
         core.map(|_| ()).ok_or_else(unavailable)
+    }
+
+    /// Has every shard compact its log.
+    pub fn want_compaction(&self) {
+        self.status.want_compaction();
+        for core in self.cold.cores() {
+            // A core that has ended compacts nothing.
+            let _ = core.send(ToCore::Compact);
+        }
     }
 
     /// The cold tier.

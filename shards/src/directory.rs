@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::Disk;
 use crate::error::ShardsError;
-use crate::plain::{PlainDisk, lock, sync_directory};
+use crate::plain::{self, PlainDisk, lock, sync_directory};
 use crate::reshard::{Progress, remove_strangers, reshard};
 
 /// Version of the directory's layout.
@@ -175,6 +175,15 @@ pub async fn read_or_make_manifest<D: Disk>(
     let manifest = new_manifest(shards)?;
     write_manifest(disk, directory, &manifest).await?;
     Ok(manifest)
+}
+
+/// The manifest of a directory that is there.
+///
+/// # Errors
+/// As [`read_or_make_manifest`], and where there is none.
+pub(crate) fn read_manifest(directory: &Path) -> Result<Manifest, ShardsError> {
+    let path = manifest_path(directory);
+    parse_manifest(&path, &plain::load(&path, MANIFEST_BYTES_MAX)?)
 }
 
 /// Name of the manifest.

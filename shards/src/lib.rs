@@ -8,6 +8,7 @@
 mod admission;
 mod cache;
 mod cold;
+pub mod compaction;
 mod core;
 mod directory;
 pub mod disk;

@@ -3,18 +3,18 @@
 //!
 //! *Invariants*: batches are written in order, one at a time; a batch starts at a block boundary
 //! and no block is ever written twice; a batch is durable after its fdatasync; the first error is
-//! final, and nothing is retried after it.
+//! final, and nothing is retried after it; a segment is never read at an address of another edition.
 //!
 //! *Not here*: what a record says (`engram_engine::record`), reading at start-up (`recover`), how
 //! bytes get to a disk (`disk`).
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use engram_engine::record::{Draft, Stamp};
-use engram_engine::space::LogAddress;
+use engram_engine::record::{Draft, Kind, Stamp};
+use engram_engine::space::{EDITIONS_TOLD_APART, LogAddress};
 
 use crate::disk::Disk;
 use crate::error::ShardsError;
@@ -37,7 +37,7 @@ struct Batch {
 }
 
 /// What the log starts from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LogStart {
     /// Header of the segments, but for what changes from one to the next.
     pub header: SegmentHeader,
@@ -47,6 +47,24 @@ pub struct LogStart {
     pub log_bytes: u64,
     /// Where this record lies.
     pub last_place: LogPlace,
+    /// All segments there are.
+    pub segments: Vec<SegmentFile>,
+}
+
+/// A segment on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentFile {
+    /// Its header.
+    pub header: SegmentHeader,
+    /// Bytes up to its last record, in blocks.
+    pub bytes: u64,
+}
+
+impl SegmentFile {
+    /// How often it was compacted.
+    pub fn edition(&self) -> u32 {
+        self.header.compacted.map_or(0, |compacted| compacted.edition)
+    }
 }
 
 /// The end of what is durable, as an image names it.
@@ -78,7 +96,11 @@ pub struct Log<D: Disk> {
     batches: RefCell<VecDeque<Batch>>,
     next: RefCell<NextRecord>,
     open: RefCell<Option<(u32, D::File)>>,
-    readers: RefCell<HashMap<u32, D::File>>,
+    segments: RefCell<BTreeMap<u32, SegmentFile>>,
+    /// Segments that are open for reading, by number and edition modulo 8, as addresses have it.
+    readers: RefCell<HashMap<(u32, u32), D::File>>,
+    /// Newest records of memories that were appended to the open segment, and to which one.
+    stored: Cell<(u32, u64)>,
     appended: Notify,
     flushing: Cell<bool>,
     log_bytes: Cell<u64>,
@@ -124,7 +146,11 @@ impl<D: Disk> Log<D> {
             batches: RefCell::default(),
             next: RefCell::new(next),
             open: RefCell::default(),
+            segments: RefCell::new(
+                start.segments.iter().map(|file| (file.header.segment, *file)).collect(),
+            ),
             readers: RefCell::default(),
+            stored: Cell::default(),
             appended: Notify::default(),
             flushing: Cell::new(false),
             log_bytes: Cell::new(start.log_bytes),
@@ -179,19 +205,33 @@ impl<D: Disk> Log<D> {
         next.offset =
             (batch.offset + batch.bytes.len() as u64).next_multiple_of(BLOCK_BYTES as u64);
         self.appended.notify();
-        LogAddress {
-            segment: batch.segment,
-            offset: u32::try_from(offset).expect("a segment is far below 4 GiB"),
-            head_bytes: u32::try_from(engram_engine::record::HEADER_BYTES + draft.head.len())
-                .expect("bounded by the limits"),
-            tail_bytes: u32::try_from(draft.tail.len()).expect("bounded by the limits"),
+        if let Kind::Put | Kind::Demote = draft.kind {
+            let (segment, count) = self.stored.get();
+            let before = if segment == batch.segment { count } else { 0 };
+            self.stored.set((batch.segment, before + 1));
+        }
+        let lengths = (draft.head.len(), draft.tail.len());
+        LogAddress::new(batch.segment, 0, offset as usize, lengths)
+    }
+
+    /// The segment that is written, and how many memories were stored in it.
+    pub fn stored(&self) -> (u32, u64) {
+        self.stored.get()
+    }
+
+    /// The next record begins a segment, so that those before it can be compacted.
+    pub fn seal(&self) {
+        let mut next = self.next.borrow_mut();
+        if next.offset > BLOCK_BYTES as u64 {
+            next.segment += 1;
+            next.offset = BLOCK_BYTES as u64;
         }
     }
 
     /// A record that was appended and is not yet on disk.
     pub fn unwritten(&self, address: LogAddress, bytes: usize) -> Option<Rc<[u8]>> {
         let batches = self.batches.borrow();
-        let offset = u64::from(address.offset);
+        let offset = address.at();
         let holds = |batch: &&Batch| {
             batch.segment == address.segment
                 && (batch.offset..batch.offset + batch.bytes.len() as u64).contains(&offset)
@@ -233,6 +273,9 @@ impl<D: Disk> Log<D> {
         self.log_bytes.set(self.log_bytes.get() + bytes);
         let place = LogPlace { segment: batch.segment, nonce: self.header.nonce, ..self.place() };
         self.last_place.set(place);
+        if let Some(file) = self.segments.borrow_mut().get_mut(&batch.segment) {
+            file.bytes = batch.offset + bytes;
+        }
         let (sequence, segment) = (batch.last_sequence, batch.segment);
         self.durable.set(Durable { sequence, segment, end: batch.offset + bytes });
         Ok(Flushed { sequence: batch.last_sequence, bytes })
@@ -279,7 +322,58 @@ impl<D: Disk> Log<D> {
         self.disk.sync(&file).await?;
         self.disk.sync_directory(&self.folder).await?;
         self.log_bytes.set(self.log_bytes.get() + BLOCK_BYTES as u64);
+        let segment = SegmentFile { header: *header, bytes: BLOCK_BYTES as u64 };
+        self.segments.borrow_mut().insert(header.segment, segment);
         Ok(file)
+    }
+
+    /// The segments behind which others were written durably, and the sequence number of the first
+    /// record behind each.
+    pub fn sealed(&self) -> Vec<(SegmentFile, u64)> {
+        let open = self.durable().segment;
+        let segments = self.segments.borrow();
+        let files = segments.range(..=open).map(|(_, file)| *file);
+        let behind = files.clone().skip(1).map(|file| file.header.first_sequence);
+        files.zip(behind).collect()
+    }
+
+    /// The disk that it is on.
+    pub fn disk(&self) -> &D {
+        &self.disk
+    }
+
+    /// Keeps a segment open for reading as it is, whatever happens to its name.
+    ///
+    /// # Errors
+    /// [`ShardsError::Io`].
+    pub async fn pin(&self, file: &SegmentFile) -> Result<D::File, ShardsError> {
+        let key = (file.header.segment, file.edition() % EDITIONS_TOLD_APART);
+        self.reader(key).await
+    }
+
+    /// A segment was replaced by another edition of it, which holds what `gone` held, too.
+    pub fn replaced(&self, by: SegmentFile, gone: &[u32]) {
+        let mut segments = self.segments.borrow_mut();
+        let before = segments.insert(by.header.segment, by);
+        let gone = gone.iter().map(|number| segments.remove(number));
+        let before: Vec<SegmentFile> = before.into_iter().chain(gone.flatten()).collect();
+        let layouts = before.iter().map(|file| file.header.layout());
+        let layout = layouts.fold(self.place().layout, u64::wrapping_sub);
+        let layout = layout.wrapping_add(by.header.layout());
+        self.last_place.set(LogPlace { layout, ..self.place() });
+        let bytes: u64 = before.iter().map(|file| file.bytes).sum();
+        self.log_bytes.set((self.log_bytes.get() + by.bytes).saturating_sub(bytes));
+    }
+
+    /// Nobody reads these editions of segments any more.
+    pub async fn unpin(&self, files: &[SegmentFile]) {
+        for file in files {
+            let key = (file.header.segment, file.edition() % EDITIONS_TOLD_APART);
+            let reader = self.readers.borrow_mut().remove(&key);
+            if let Some(reader) = reader {
+                self.disk.close(reader).await;
+            }
+        }
     }
 
     /// Reads bytes of a record that is on disk.
@@ -287,16 +381,34 @@ impl<D: Disk> Log<D> {
     /// # Errors
     /// [`ShardsError::Io`].
     pub async fn read(&self, address: LogAddress, bytes: usize) -> Result<Rc<[u8]>, ShardsError> {
-        let known = self.readers.borrow().get(&address.segment).cloned();
-        let file = match known {
-            Some(file) => file,
-            None => {
-                let file = self.disk.open(&segment_path(&self.folder, address.segment)).await?;
-                self.readers.borrow_mut().insert(address.segment, file.clone());
-                file
-            }
-        };
-        self.disk.read(&file, u64::from(address.offset), bytes).await
+        let file = self.reader((address.segment, address.edition())).await?;
+        self.disk.read(&file, address.at(), bytes).await
+    }
+
+    async fn reader(&self, key: (u32, u32)) -> Result<D::File, ShardsError> {
+        let known = self.readers.borrow().get(&key).cloned();
+        if let Some(file) = known {
+            return Ok(file);
+        }
+        let path = segment_path(&self.folder, key.0);
+        if !self.is_on_disk(key) {
+            let moved = std::io::Error::other("the record was moved while it was read");
+            return Err(ShardsError::io("read", &path)(moved));
+        }
+        let file = self.disk.open(&path).await?;
+        // Whoever replaces a segment has pinned it before.
+        let pinned = self.readers.borrow().get(&key).cloned();
+        if let Some(pinned) = pinned {
+            self.disk.close(file).await;
+            return Ok(pinned);
+        }
+        self.readers.borrow_mut().insert(key, file.clone());
+        Ok(file)
+    }
+
+    fn is_on_disk(&self, (segment, edition): (u32, u32)) -> bool {
+        let segments = self.segments.borrow();
+        segments.get(&segment).is_some_and(|file| file.edition() % EDITIONS_TOLD_APART == edition)
     }
 }
 
@@ -312,7 +424,9 @@ fn gathering<'a>(
         batch.bytes.len() + bytes <= BATCH_BYTES_MAX.max(bytes)
             && batch.offset + (batch.bytes.len() + bytes) as u64 <= segment_bytes
     };
-    let joins = batches.len() > in_flight && batches.back().is_some_and(fits);
+    let open = next.segment;
+    let joins = batches.len() > in_flight
+        && batches.back().is_some_and(|batch| batch.segment == open && fits(batch));
     if !joins {
         if next.offset + bytes as u64 > segment_bytes {
             next.segment += 1;

@@ -144,6 +144,14 @@ pub(crate) fn load(path: &Path, bytes_max: u64) -> Result<Vec<u8>, ShardsError> 
     Ok(bytes)
 }
 
+/// Writes a file durably; its name is not durable yet.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ShardsError> {
+    let file = options().create(true).truncate(true).open(path);
+    let file = file.map_err(ShardsError::io("create", path))?;
+    file.write_all_at(bytes, 0).map_err(ShardsError::io("write", path))?;
+    file.sync_all().map_err(ShardsError::io("sync", path))
+}
+
 /// Bytes of a file.
 pub(crate) fn size(path: &Path) -> Result<u64, ShardsError> {
     Ok(fs::symlink_metadata(path).map_err(ShardsError::io("read", path))?.len())

@@ -14,9 +14,10 @@ use engram_engine::space::LogAddress;
 
 use crate::disk::Disk;
 use crate::error::ShardsError;
-use crate::log::{LogPlace, LogStart};
+use crate::log::{LogPlace, LogStart, SegmentFile};
 use crate::segment::{
-    BLOCK_BYTES, Compacted, NotAHeader, SegmentHeader, VERSION, segment_number, segment_path,
+    BLOCK_BYTES, Compacted, NotAHeader, SegmentHeader, VERSION, is_unfinished, segment_number,
+    segment_path,
 };
 
 /// A segment as it was found; nobody else writes it while this is held.
@@ -51,6 +52,10 @@ pub struct SegmentBytes {
     batch: u32,
     next_sequence: u64,
     records: u32,
+    /// Damage was skipped, and nothing whole lies behind it.
+    over: bool,
+    /// Damage was skipped.
+    skipped: bool,
 }
 
 /// What one step of a replay found.
@@ -75,17 +80,29 @@ impl<D: Disk> Recovery<D> {
         let files = disk.list(folder).await?;
         let mut numbers: Vec<u32> = files.iter().filter_map(|path| segment_number(path)).collect();
         numbers.sort_unstable();
-        let mut segments = Vec::new();
+        let mut segments: Vec<Found<D::Held>> = Vec::new();
         for (i, number) in numbers.iter().enumerate() {
             let last = i + 1 == numbers.len();
-            segments.extend(open_segment(&disk, folder, *number, &expected, last).await?);
-        }
-        for pair in segments.windows(2) {
-            if pair[1].header.segment != pair[0].header.segment + 1 {
-                let reason = "the segment before it is missing".to_owned();
-                let path = pair[1].path.clone();
-                return Err(ShardsError::Damaged { path, offset: 0, reason });
+            let Some(found) = open_segment(&disk, folder, *number, &expected, last).await? else {
+                continue;
+            };
+            let before = segments.last().map(|before| before.header);
+            if before.is_none() && found.header.first_sequence > 1 {
+                let reason = "the segments before it are missing".to_owned();
+                return Err(ShardsError::Damaged { path: found.path, offset: 0, reason });
             }
+            if before.is_some_and(|before| before.holds_what_was_in(&found.header)) {
+                // Compaction had replaced it, and did not come to removing it.
+                disk.remove(&found.path).await?;
+            } else if before.is_some_and(|before| !before.is_followed_by(&found.header)) {
+                let reason = "the segment before it is missing".to_owned();
+                return Err(ShardsError::Damaged { path: found.path, offset: 0, reason });
+            } else {
+                segments.push(found);
+            }
+        }
+        for unfinished in files.iter().filter(|path| is_unfinished(path)) {
+            disk.remove(unfinished).await?;
         }
         Ok(Self {
             disk,
@@ -186,17 +203,8 @@ impl<D: Disk> Recovery<D> {
         }
         self.last_sequence = first - 1;
         self.next_segment += 1;
-        Ok(Some(SegmentBytes {
-            path: found.path.clone(),
-            header: found.header,
-            bytes,
-            end_sequence: behind.map(|b| b.header.first_sequence),
-            from: BLOCK_BYTES,
-            at: BLOCK_BYTES,
-            batch: found.header.first_batch,
-            next_sequence: first,
-            records: 0,
-        }))
+        let behind = behind.map(|behind| behind.header.first_sequence);
+        Ok(Some(SegmentBytes::new(found.path.clone(), found.header, bytes, behind)))
     }
 
     /// A segment was replayed to its end: what lies behind is cut off.
@@ -221,6 +229,7 @@ impl<D: Disk> Recovery<D> {
     /// # Errors
     /// [`ShardsError::Io`].
     pub async fn finish(mut self) -> Result<LogStart, ShardsError> {
+        self.check_horizons()?;
         let mut segment = self.segments.last().map_or(1, |s| s.header.segment + 1);
         let empty = self.segments.last().filter(|s| s.header.first_sequence > self.last_sequence);
         if let Some(found) = empty {
@@ -232,11 +241,102 @@ impl<D: Disk> Recovery<D> {
         let header = SegmentHeader { segment, first_batch: self.next_batch, ..self.expected };
         let (last_sequence, log_bytes) = (self.last_sequence, self.log_bytes);
         let last_place = self.place(segment - 1);
-        Ok(LogStart { header, last_sequence, log_bytes, last_place })
+        let mut segments = Vec::with_capacity(self.segments.len());
+        for found in self.segments.iter().filter(|found| found.header.segment < segment) {
+            let bytes = self.disk.size(&found.path).await?;
+            segments.push(SegmentFile { header: found.header, bytes });
+        }
+        Ok(LogStart { header, last_sequence, log_bytes, last_place, segments })
+    }
+}
+
+impl<D: Disk> Recovery<D> {
+    /// Records were found dead for the sake of later ones, which have to be there.
+    fn check_horizons(&self) -> Result<(), ShardsError> {
+        let horizon = |found: &&Found<D::Held>| found.header.compacted.map_or(0, |c| c.horizon);
+        let Some(last) = self.segments.iter().max_by_key(horizon) else { return Ok(()) };
+        let (needed, there) = (horizon(&last), self.last_sequence);
+        if needed <= there {
+            return Ok(());
+        }
+        let reason = format!(
+            "records were taken out of it that later ones replace, up to {needed}, but the log ends \
+             with {there}"
+        );
+        Err(ShardsError::Damaged { path: last.path.clone(), offset: 0, reason })
     }
 }
 
 impl SegmentBytes {
+    /// A segment, and where the log goes on behind it.
+    pub fn new(path: PathBuf, header: SegmentHeader, bytes: Vec<u8>, behind: Option<u64>) -> Self {
+        Self {
+            path,
+            header,
+            bytes,
+            end_sequence: behind,
+            from: BLOCK_BYTES,
+            at: BLOCK_BYTES,
+            batch: header.first_batch,
+            next_sequence: header.first_sequence,
+            records: 0,
+            over: false,
+            skipped: false,
+        }
+    }
+
+    /// Bytes of the segment.
+    pub fn bytes_in_all(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// Sequence number of the last record that was handed on, or that a compacted segment covers.
+    pub fn last_sequence(&self) -> u64 {
+        self.next_sequence - 1
+    }
+
+    /// Goes on behind damage, at the next record that is whole; the first and the last sequence
+    /// number that may be missing.
+    pub fn skip_damage(&mut self) -> (u64, u64) {
+        self.skipped = true;
+        let first = self.next_sequence;
+        let behind = self.at + record::ALIGNMENT;
+        let places = (behind..self.bytes.len()).step_by(record::ALIGNMENT);
+        let whole = places.into_iter().find_map(|at| Some((at, self.whole_record_at(at)?)));
+        let Some((at, sequence)) = whole else {
+            self.over = true;
+            self.next_sequence = self.end_sequence.unwrap_or(first).max(first);
+            return (first, self.next_sequence - 1);
+        };
+        (self.at, self.next_sequence) = (at, sequence);
+        (first, sequence - 1)
+    }
+
+    /// The sequence number of the record that begins there, if it is whole and of this segment.
+    fn whole_record_at(&self, at: usize) -> Option<u64> {
+        let bytes = &self.bytes[at..];
+        let header = record::unproven_header(bytes)?;
+        // Checksums are computed only where the rest fits.
+        if header.epoch != self.header.epoch() || header.version != record::VERSION {
+            return None;
+        }
+        let in_order = header.sequence >= self.next_sequence
+            && self.end_sequence.is_none_or(|end| header.sequence < end);
+        (in_order && View::read(bytes).is_ok()).then_some(header.sequence)
+    }
+
+    /// Proves that the segment begins with the header that it was opened with.
+    ///
+    /// # Errors
+    /// [`ShardsError::Damaged`].
+    pub fn check_header(&self) -> Result<(), ShardsError> {
+        if SegmentHeader::read(&self.bytes) == Ok(self.header) {
+            return Ok(());
+        }
+        let reason = "its header is not what it was".to_owned();
+        Err(ShardsError::Damaged { path: self.path.clone(), offset: 0, reason })
+    }
+
     /// Bytes that were handed on: not those in front of the place of an image.
     pub fn replayed_bytes(&self) -> u64 {
         (self.at - self.from) as u64
@@ -258,7 +358,7 @@ impl SegmentBytes {
         &mut self,
         apply: impl FnOnce(&View<'_>, LogAddress) -> Result<(), Damage>,
     ) -> Result<Step, ShardsError> {
-        if self.end_sequence == Some(self.next_sequence) {
+        if self.over || self.end_sequence == Some(self.next_sequence) {
             return Ok(Step::End);
         }
         if let Some(compacted) = self.header.compacted
@@ -270,14 +370,9 @@ impl SegmentBytes {
         let rest = self.bytes.get(self.at..).unwrap_or(&[]);
         match View::read(rest) {
             Ok(view) if self.belongs(&view) => {
-                let address = LogAddress {
-                    segment: self.header.segment,
-                    offset: u32::try_from(self.at).expect("a segment is far below 4 GiB"),
-                    head_bytes: u32::try_from(record::HEADER_BYTES + view.head.len())
-                        .expect("the record lies within the segment"),
-                    tail_bytes: u32::try_from(view.tail.len())
-                        .expect("the record lies within the segment"),
-                };
+                let edition = self.header.compacted.map_or(0, |compacted| compacted.edition);
+                let lengths = (view.head.len(), view.tail.len());
+                let address = LogAddress::new(self.header.segment, edition, self.at, lengths);
                 let (bytes, batch, sequence) =
                     (view.bytes(), view.header.batch, view.header.sequence);
                 apply(&view, address).map_err(|damage| self.damaged(&damage))?;
@@ -303,6 +398,10 @@ impl SegmentBytes {
             return Ok(Step::Record);
         }
         let torn_batch = if self.at == block { self.batch.wrapping_add(1) } else { self.batch };
+        if self.skipped && self.bytes[self.at.min(self.bytes.len())..].iter().all(|b| *b == 0) {
+            self.over = true;
+            return Ok(Step::End);
+        }
         let acknowledged = self.end_sequence.is_some()
             || self.header.compacted.is_some()
             || self.later_batch_after(torn_batch);

@@ -133,6 +133,7 @@ impl<'a> Move<'a> {
                 last_sequence: 0,
                 log_bytes: 0,
                 last_place: LogPlace::default(),
+                segments: Vec::new(),
             };
             let log = Log::new(PlainDisk, &folder, start, SEGMENT_BYTES);
             targets.push(Target { log, sequence: 0, gathered: 0 });

@@ -21,6 +21,7 @@ use glommio::{
 };
 
 use crate::cold::{ColdTier, ToCore, run_sweeps};
+use crate::compaction;
 use crate::core::{Core, Handle, Means, now};
 use crate::directory::Directory;
 use crate::error::ShardsError;
@@ -260,6 +261,7 @@ async fn rise(start: &ShardStart, handle: &Handle) -> Result<(), ShardsError> {
     glommio::spawn_local(core.clone().run_idle_ticks()).detach();
     glommio::spawn_local(core.clone().run_gauges(start.inbox.clone())).detach();
     glommio::spawn_local(images::run(core.clone(), start.images.clone())).detach();
+    glommio::spawn_local(compaction::run(core.clone(), start.sweep_pause)).detach();
     handle.recovered(core.clone());
     if me == ShardIx(0) {
         glommio::spawn_local(run_sweeps(handle.clone(), start.sweep_pause)).detach();

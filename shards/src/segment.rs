@@ -14,6 +14,8 @@ pub const SEGMENT_BYTES: u64 = 32 << 20;
 /// Free bytes of the disk that a shard's writes leave: its next segment.
 pub const DISK_RESERVE_BYTES: u64 = SEGMENT_BYTES;
 const MAGIC: [u8; 8] = *b"ENGRAMLG";
+/// Ending of the name of a segment that is being made.
+const UNFINISHED: &str = "compacting";
 /// Version of the segment format; version 1, which has no nonce and is never compacted, is read too.
 pub const VERSION: u32 = 2;
 /// Bytes in front of the checksum, by version.
@@ -135,6 +137,19 @@ impl SegmentHeader {
         place.wrapping_mul(0x9E37_79B9_7F4A_7C15)
     }
 
+    /// Compaction put what was in the other one, which was behind it, into this one.
+    pub fn holds_what_was_in(&self, other: &Self) -> bool {
+        self.compacted.is_some_and(|compacted| other.first_sequence <= compacted.end_sequence)
+    }
+
+    /// No segment is missing between this one and the other.
+    pub fn is_followed_by(&self, other: &Self) -> bool {
+        match self.compacted {
+            Some(compacted) => other.first_sequence == compacted.end_sequence + 1,
+            None => other.segment == self.segment + 1,
+        }
+    }
+
     /// What ties a record to this segment.
     pub fn epoch(&self) -> u16 {
         let mut bytes = [0u8; 18];
@@ -150,6 +165,16 @@ impl SegmentHeader {
 /// The file of a segment.
 pub fn segment_path(folder: &Path, segment: u32) -> PathBuf {
     folder.join(format!("{segment:010}.log"))
+}
+
+/// The file in which the next edition of a segment is written; it has its name when it is whole.
+pub fn unfinished_path(folder: &Path, segment: u32) -> PathBuf {
+    folder.join(format!("{segment:010}.{UNFINISHED}"))
+}
+
+/// Compaction was interrupted before the file was whole.
+pub fn is_unfinished(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == UNFINISHED)
 }
 
 /// The number of a segment by its file's name.

@@ -44,11 +44,13 @@ pub enum Work {
     Slice,
     /// Some records of the log were applied again.
     Replay,
+    /// A slice of compacting the log.
+    Compaction,
 }
 
 impl Work {
     /// Every kind, in order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Recall,
         Self::Request,
         Self::Ask,
@@ -60,6 +62,7 @@ impl Work {
         Self::Control,
         Self::Slice,
         Self::Replay,
+        Self::Compaction,
     ];
 
     /// As it is shown.
@@ -76,6 +79,7 @@ impl Work {
             Self::Control => "control",
             Self::Slice => "slice",
             Self::Replay => "replay",
+            Self::Compaction => "compaction",
         }
     }
 
@@ -93,7 +97,9 @@ impl Work {
             Event::Fetched { .. } | Event::FetchedCold { .. } | Event::StoredCold { .. } => {
                 Self::Fetched
             }
-            Event::Poisoned | Event::Budget(_) | Event::Drain | Event::Tick => Self::Control,
+            Event::Poisoned | Event::Budget(_) | Event::Drain | Event::Mark | Event::Tick => {
+                Self::Control
+            }
             Event::Local => Self::Local,
         }
     }

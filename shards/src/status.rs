@@ -72,6 +72,24 @@ pub struct Counters {
     pub image_pause_us_max: AtomicU64,
     /// What the shard started from: 0 its log, else one more than an `ImageTier`.
     pub image_tier: AtomicU64,
+    /// Segments of its log.
+    pub log_segments: AtomicU64,
+    /// Bytes of records in its log that are needed.
+    pub log_live_bytes: AtomicU64,
+    /// Sealed segments that hold what was forgotten.
+    pub forgetting_segments: AtomicU64,
+    /// Sealed segments that can't be read.
+    pub damaged_segments: AtomicU64,
+    /// Bytes of sealed segments whose checksums were proven.
+    pub scrubbed_bytes: AtomicU64,
+    /// Segments that were made from others.
+    pub compactions: AtomicU64,
+    /// Bytes of these segments.
+    pub compacted_bytes: AtomicU64,
+    /// Bytes that the others had more.
+    pub compaction_freed_bytes: AtomicU64,
+    /// The last request to compact everything that it has obeyed.
+    pub compacted_request: AtomicU64,
 }
 
 impl Counters {
@@ -91,12 +109,29 @@ impl Counters {
 pub struct Status {
     shards: Box<[Counters]>,
     life: Life,
+    compaction_wanted: AtomicU64,
 }
 
 impl Status {
     pub(crate) fn new(shards: u16) -> Self {
         let counters = (0..shards).map(|_| Counters::default()).collect();
-        Self { shards: counters, life: Life::new(shards) }
+        Self { shards: counters, life: Life::new(shards), compaction_wanted: AtomicU64::new(0) }
+    }
+
+    /// The last request to compact everything.
+    pub fn compaction_wanted(&self) -> u64 {
+        self.compaction_wanted.load(Ordering::Acquire)
+    }
+
+    /// Every shard is to compact its log now.
+    pub(crate) fn want_compaction(&self) {
+        self.compaction_wanted.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Every shard has compacted its log since that was wanted last.
+    pub fn is_compacted(&self) -> bool {
+        let wanted = self.compaction_wanted();
+        self.shards.iter().all(|shard| shard.compacted_request.load(Ordering::Acquire) >= wanted)
     }
 
     /// Bytes of records that wait for the disk, at the shard with the most of them.

@@ -434,7 +434,8 @@ pub(super) fn not_found() -> Rejection {
 fn unreadable(address: LogAddress, reason: &str) -> Rejection {
     let detail = format!(
         "the record at segment {}, offset {} can't be read ({reason}); run `engram check`",
-        address.segment, address.offset
+        address.segment,
+        address.at()
     );
     Rejection::new(Code::Unreadable, detail)
 }

@@ -9,6 +9,7 @@
 mod associate;
 mod budget;
 mod collect;
+mod compaction;
 mod consolidate;
 mod demotion;
 mod freeze;
@@ -41,6 +42,7 @@ use crate::trace::{Trace, Traces};
 pub use budget::{Budget, Writes};
 pub use collect::ColdFailure;
 use collect::Collect;
+pub use compaction::{LiveRecords, Owner, Verdict};
 pub use consolidate::{
     ConsolidateAsk, ConsolidateReply, Deeds, Lives, MergeItem, Pattern, ScanOf, Scanned, Seen,
 };
@@ -89,6 +91,8 @@ pub enum Event {
     Local,
     /// Time passed: operations past their deadline end.
     Tick,
+    /// A record is wanted that ends a segment of the log, so that it can be compacted.
+    Mark,
     /// The server stops: what runs in the background for clients ends where it is.
     Drain,
 }
@@ -273,6 +277,7 @@ impl Shard {
                 }
             }
             Event::Tick => self.on_tick(),
+            Event::Mark => self.mark(),
             Event::Drain => {
                 self.stop_runs();
                 self.record_lived(1);

@@ -177,6 +177,14 @@ impl Shard {
         }
     }
 
+    /// Appends a record that changes nothing.
+    pub(super) fn mark(&mut self) {
+        if !self.poisoned && !self.replaying && !self.stands_still() {
+            self.lived_recorded = self.lived.lived();
+            self.append(&Contents::Lived(self.lived_recorded), None);
+        }
+    }
+
     pub(super) fn replay_traces(&mut self, record: TracesRecord) {
         let Some(space) = self.spaces.get_mut(&record.space) else { return };
         for (key, trace) in record.memories {

@@ -104,6 +104,18 @@ impl Merged {
                 .is_some_and(|links| links.iter().any(|l| l.to == to && l.kind == kind))
     }
 
+    /// Whether a link was pruned by this run.
+    pub fn is_pruned_by(
+        &self,
+        run: RunId,
+        from: MemoryKey,
+        to: MemoryKey,
+        kind: AutomaticKind,
+    ) -> bool {
+        let links = self.pruned.get(&from.0).map_or(&[][..], Vec::as_slice);
+        links.contains(&PrunedLink { to, kind, run })
+    }
+
     /// Notes that a memory of another shard was merged, or that it was not.
     pub fn set_elsewhere(&mut self, key: MemoryKey, into: Option<MemoryKey>) {
         match into {

@@ -11,6 +11,7 @@ mod cold;
 mod image;
 mod links;
 mod merged;
+mod places;
 mod traces;
 
 use std::collections::VecDeque;
@@ -37,20 +38,8 @@ use crate::vector::VectorIndex;
 
 use links::link_hash;
 pub use merged::{Absorbed, Into, Merged, PrunedLink};
+pub use places::{EDITIONS_TOLD_APART, LogAddress, PlacesSeen};
 pub use traces::{Traces, WayTrace, way_trace};
-
-/// Where a record lies in the log of its shard.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LogAddress {
-    /// Number of the segment.
-    pub segment: u32,
-    /// Offset of the record in the segment, in bytes.
-    pub offset: u32,
-    /// Bytes of header and head.
-    pub head_bytes: u32,
-    /// Bytes of the tail.
-    pub tail_bytes: u32,
-}
 
 /// What is known of a memory without reading the log.
 #[derive(Clone, Debug)]
@@ -236,13 +225,6 @@ impl Space {
         Trace { strength: stored + used, at: now }.lift(now, half_life).to_f64()
     }
 
-    /// Notes where the newest record of a memory lies.
-    pub fn placed(&mut self, node: NodeIx, address: LogAddress) {
-        if let Some(Some(entry)) = self.entries.get_mut(node.index()) {
-            entry.address = address;
-        }
-    }
-
     /// The id of a node, where this shard knows it.
     pub fn id_of(&self, node: NodeIx) -> Option<&MemoryId> {
         match self.entries.get(node.index()) {
@@ -280,9 +262,10 @@ impl Space {
         let node = self.graph.intern(key, false);
         self.grow_entries(node);
         let existed = self.entries[node.index()].as_deref().map(|entry| entry.updated_at);
+        // Also where nothing was there: the record before may be gone from the log.
+        self.merged.forget_pruned(key);
         if let Some(version) = existed {
             self.unindex(node, s);
-            self.merged.forget_pruned(key);
             if version != put.updated_at {
                 self.return_sources(key, s);
             }
@@ -453,6 +436,7 @@ impl Space {
     pub fn delete_absent(&mut self, key: MemoryKey, at: Timestamp) {
         self.deleted_at.insert(key.0, at);
         self.traces.forget(key);
+        self.merged.forget_pruned(key);
         let Some(node) = self.graph.find(key) else { return };
         for edge in self.graph.inward(node).collect::<Vec<_>>() {
             let hash = link_hash(self.graph.key(edge.node), key);

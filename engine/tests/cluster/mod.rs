@@ -2,6 +2,7 @@
 
 mod agreement;
 mod cold;
+mod compaction;
 mod consolidation;
 mod copies;
 mod images;
@@ -20,11 +21,12 @@ use engram_engine::image::Header;
 use engram_engine::key::{Partitioner, ShardIx};
 use engram_engine::mesh::Envelope;
 use engram_engine::model::{MemoryId, NewMemory, SpaceName, Timestamp};
-use engram_engine::record::{Draft, HEADER_BYTES, Kind, Stamp, View};
+use engram_engine::record::{ALIGNMENT, Contents, Draft, Kind, Stamp, View};
 use engram_engine::redistribute::{Redistribution, Survey};
 use engram_engine::request::{Answer, Rejection, Request, StoreMode, Stored, Wait};
 use engram_engine::shard::{
     Budget, ColdFailure, Effect, Event, Remaining, Settled, Shard, ShardConfig, ShardImage, Ticket,
+    Verdict,
 };
 use engram_engine::space::LogAddress;
 
@@ -184,6 +186,37 @@ impl Cluster {
         cluster.synced = cluster.logs.iter().map(Vec::len).collect();
         cluster.crash();
         cluster
+    }
+
+    /// Takes one of so many dead records out of the logs, and moves what is left; how many were
+    /// taken out, and how many are left.
+    pub fn compact(&mut self, of: usize) -> (usize, usize) {
+        let (mut gone, mut left) = (0, 0);
+        for me in 0..self.shards.len() {
+            for at in 0..self.synced[me] {
+                let record = self.logs[me][at].clone();
+                let (view, from) =
+                    (View::read(&record).expect("it reads back"), address(at, &record));
+                let verdict = self.shards[me].verdict(&view, from).expect("it makes sense");
+                let sequence = view.header.sequence;
+                left += 1;
+                match verdict {
+                    Verdict::Dead if self.random.below(of) == 0 => {
+                        self.logs[me][at] = bytes(sequence, &Contents::Pad.draft());
+                        (gone, left) = (gone + 1, left - 1);
+                    }
+                    Verdict::Dead | Verdict::Kept => {}
+                    Verdict::Newest(owner) => {
+                        let to = LogAddress { offset: from.offset | 1, ..from };
+                        assert!(self.shards[me].move_record(owner, from, to), "it lay there");
+                        assert!(!self.shards[me].move_record(owner, from, to), "not any more");
+                        assert!(self.shards[me].move_record(owner, to, from), "it lay there");
+                    }
+                    Verdict::Partly(draft) => self.logs[me][at] = bytes(sequence, &draft),
+                }
+            }
+        }
+        (gone, left)
     }
 
     /// Records in all logs.
@@ -348,7 +381,7 @@ impl Cluster {
                     }
                 }
                 Effect::Fetch { fetch, address, tail } => {
-                    let record = &self.logs[me][address.offset as usize];
+                    let record = &self.logs[me][address.at() as usize / ALIGNMENT];
                     let end = if tail { record.len() } else { address.head_bytes as usize };
                     let bytes: Rc<[u8]> = Rc::from(&record[..end]);
                     self.step(me, Event::Fetched { fetch, bytes: Ok(bytes) });
@@ -420,12 +453,7 @@ fn bytes(sequence: u64, draft: &Draft) -> Vec<u8> {
 
 fn address(at: usize, record: &[u8]) -> LogAddress {
     let view = View::read(record).expect("what was written reads back");
-    LogAddress {
-        segment: 0,
-        offset: at as u32,
-        head_bytes: (HEADER_BYTES + view.head.len()) as u32,
-        tail_bytes: view.tail.len() as u32,
-    }
+    LogAddress::new(0, 0, at * ALIGNMENT, (view.head.len(), view.tail.len()))
 }
 
 pub fn id(text: &str) -> MemoryId {

@@ -6,6 +6,7 @@
 
 pub mod body;
 pub mod call;
+mod compaction;
 mod consolidate;
 pub mod forget;
 pub mod health;

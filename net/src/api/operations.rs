@@ -20,7 +20,7 @@ use super::route::Operation;
 use super::slice::Slice;
 use super::together;
 use super::uri::{encoded_segment, invalid};
-use super::{consolidate, forget, health, idempotency, ndjson, snapshots};
+use super::{compaction, consolidate, forget, health, idempotency, ndjson, snapshots};
 use crate::backend::Backend;
 use crate::error::{Checked, Problem};
 use crate::json::reader::{Reader, document};
@@ -75,6 +75,8 @@ pub async fn perform<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
         Operation::ListSnapshots => snapshots::list(call).await,
         Operation::GetSnapshot => snapshots::read(call).await,
         Operation::DeleteSnapshot => snapshots::delete(call).await,
+        Operation::StartCompaction => compaction::start(call),
+        Operation::GetCompaction => compaction::read(call),
     }
 }
 

@@ -65,6 +65,8 @@ operations! {
     GetSnapshot "get_snapshot" GET "/api/v1/snapshots/{name}" [] Read
     PutSnapshot "put_snapshot" POST "/api/v1/snapshots/{name}" [] Admin
     DeleteSnapshot "delete_snapshot" DELETE "/api/v1/snapshots/{name}" [] Admin
+    StartCompaction "start_compaction" POST "/api/v1/compaction" [] Admin
+    GetCompaction "get_compaction" GET "/api/v1/compaction" [] Read
     Stats "stats" GET "/api/v1/stats" [] Read
     Topology "topology" GET "/api/v1/topology" [] Read
     Live "live" GET "/health/live" [] Open

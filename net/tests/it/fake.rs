@@ -317,6 +317,18 @@ impl Backend for Fake {
         })
     }
 
+    fn compaction(&self, start: bool) -> serde_json::Value {
+        serde_json::json!({
+            "state": if start { "running" } else { "done" },
+            "log_bytes": 8192,
+            "live_bytes": 100,
+            "segments": 1,
+            "compactions": 0,
+            "freed_bytes": 0,
+            "damaged_segments": 0,
+        })
+    }
+
     fn readiness(&self) -> Readiness {
         let poisoned = self.knobs.poisoned.load(Ordering::SeqCst);
         Readiness {

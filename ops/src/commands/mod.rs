@@ -5,6 +5,7 @@
 //! *Not here*: how arguments are layered (`crate::arguments`).
 
 mod benchmark;
+mod compact;
 mod completions;
 mod config;
 mod consolidate;
@@ -43,6 +44,8 @@ pub enum Subcommand {
     Recall(recall::Recall),
     /// Merge memories that say the same, prune weak links, or take that back
     Consolidate(consolidate::Consolidate),
+    /// Take out of the log what nobody needs any more, now
+    Compact(compact::Compact),
     /// Measure the quality and speed of recall on a set of queries with known answers
     Evaluate(Box<evaluate::Evaluate>),
     /// Measure a server of its own under a mixed load, on a temporary directory
@@ -85,6 +88,7 @@ impl Subcommand {
             Self::Query(query) => query.run(origins),
             Self::Recall(recall) => recall.run(origins),
             Self::Consolidate(consolidate) => consolidate.run(origins),
+            Self::Compact(compact) => compact.run(origins),
             Self::Evaluate(evaluate) => evaluate.run(origins),
             Self::Benchmark(benchmark) => benchmark.run(),
             Self::Snapshot(snapshot) => snapshot.run(origins),

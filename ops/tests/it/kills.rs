@@ -1,4 +1,5 @@
-//! kill -9 at random moments of a load, on an empty ext4 volume: what was acknowledged is there.
+//! kill -9 at random moments of a load and of compaction, on an empty ext4 volume: what was
+//! acknowledged is there.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -82,6 +83,14 @@ fn write(server: std::net::SocketAddr, round: u64, writer: u64, acknowledged: &A
     }
 }
 
+/// Has the log compacted again and again until the server is gone.
+fn compact(server: std::net::SocketAddr) {
+    let Ok(mut connection) = Connection::open(server, Duration::from_secs(5)) else { return };
+    while connection.call("POST", "/api/v1/compaction", "", b"").is_ok() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 fn verify(server: &Server, expected: &BTreeMap<String, Option<String>>) {
     let mut connection = server.connect();
     for (id, state) in expected {
@@ -112,6 +121,8 @@ fn nothing_acknowledged_is_lost_by_200_kills_under_load_on_an_empty_ext4_volume(
                 std::thread::spawn(move || write(address, round, writer, &acknowledged))
             })
             .collect();
+        let address = server.address;
+        let compacting = std::thread::spawn(move || compact(address));
         // On a busy machine a short life would end before the load has begun; some do all the same.
         if round % 4 != 0 {
             let begun = || !acknowledged.lock().expect("no writer panicked").is_empty();
@@ -121,6 +132,7 @@ fn nothing_acknowledged_is_lost_by_200_kills_under_load_on_an_empty_ext4_volume(
         std::thread::sleep(Duration::from_micros((random >> 33) % (LIFE_MS_MAX * 1000)));
         server.kill();
         writers.into_iter().for_each(|writer| writer.join().expect("a writer ends"));
+        compacting.join().expect("it ends with the server");
         let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
         let again = Server::start(&directory, &[]);
         verify(&again, &acknowledged);
@@ -133,5 +145,11 @@ fn nothing_acknowledged_is_lost_by_200_kills_under_load_on_an_empty_ext4_volume(
     let all = all.lock().unwrap();
     verify(&server, &all);
     println!("{KILLS} kills, {} acknowledged ids, none lost", all.len());
+    // Every start of a server begins a segment, and none of them is full: they become one.
+    assert!(server.run(&["compact"]).status.success());
+    let view = server.ask("GET", "/api/v1/compaction", &serde_json::Value::Null);
+    let segments = view["segments"].as_u64().expect("a number");
+    assert!((1..KILLS / 10).contains(&segments), "{view}");
+    verify(&server, &all);
     assert!(all.len() as u64 > KILLS / 2, "the load was acknowledged");
 }

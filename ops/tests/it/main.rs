@@ -4,6 +4,7 @@ mod arguments;
 mod budget;
 mod cold;
 mod commands;
+mod compaction;
 mod consolidation;
 mod directions;
 mod durability;

@@ -27,7 +27,7 @@ use crate::status::Counters;
 use cut::{Cut, Last, Outcome};
 use start::Ballots;
 pub(crate) use start::start;
-use store::ImageStore;
+pub(crate) use store::ImageStore;
 pub use store::ImageTier;
 pub(crate) use store::free_bytes;
 
@@ -90,6 +90,15 @@ struct Coverage {
     at_start: AtomicU64,
     /// Of the bytes that were written since, those that are covered.
     since: AtomicU64,
+    /// Of the compactions since, those that are covered: an image names where records lie.
+    compactions: AtomicU64,
+}
+
+/// What was done to all logs in this life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Written {
+    bytes: u64,
+    compactions: u64,
 }
 
 /// Nothing is covered, however much there is.
@@ -97,17 +106,27 @@ const UNCOVERED: u64 = 1 << 60;
 
 impl Coverage {
     fn none() -> Self {
-        Self { at_start: AtomicU64::new(UNCOVERED), since: AtomicU64::new(0) }
+        Self {
+            at_start: AtomicU64::new(UNCOVERED),
+            since: AtomicU64::new(0),
+            compactions: AtomicU64::new(0),
+        }
     }
 
-    fn missing_bytes(&self, written: u64) -> u64 {
-        let since = written.saturating_sub(self.since.load(Ordering::Relaxed));
+    fn missing_bytes(&self, written: Written) -> u64 {
+        let since = written.bytes.saturating_sub(self.since.load(Ordering::Relaxed));
         self.at_start.load(Ordering::Relaxed) + since
     }
 
-    fn cover(&self, written: u64) {
+    /// Records were moved since: a start would have to read whole logs.
+    fn is_stale(&self, written: Written) -> bool {
+        self.compactions.load(Ordering::Relaxed) < written.compactions
+    }
+
+    fn cover(&self, written: Written) {
         self.at_start.store(0, Ordering::Relaxed);
-        self.since.store(written, Ordering::Relaxed);
+        self.since.store(written.bytes, Ordering::Relaxed);
+        self.compactions.store(written.compactions, Ordering::Relaxed);
     }
 }
 
@@ -157,7 +176,8 @@ impl Images {
 
 /// Makes images while the shard serves; shard 0 decides when.
 pub(crate) async fn run(core: Rc<Core>, images: Arc<Images>) {
-    let mut clock = Clock { seen: 0, since: Instant::now(), last: Instant::now() };
+    let seen = Written { bytes: 0, compactions: 0 };
+    let mut clock = Clock { seen, since: Instant::now(), last: Instant::now() };
     loop {
         sleep(LOOK).await;
         if core.counters().phase() >= Phase::Draining {
@@ -217,7 +237,7 @@ pub(crate) async fn run_last(core: &Rc<Core>, images: &Arc<Images>) {
 
 /// What shard 0 knows of the time.
 struct Clock {
-    seen: u64,
+    seen: Written,
     since: Instant,
     last: Instant,
 }
@@ -225,7 +245,7 @@ struct Clock {
 impl Clock {
     /// Whether a set is to be made now, and why.
     fn decide(&mut self, core: &Rc<Core>, images: &Images) -> Option<Why> {
-        let written = written_bytes(core);
+        let written = written(core);
         if written != self.seen {
             (self.seen, self.since) = (written, Instant::now());
         }
@@ -244,14 +264,17 @@ impl Clock {
         if missing >= URGENT_LOG_BYTES.max(wanted) {
             Some(Why::Urgent)
         } else {
-            (quiet && missing >= wanted).then_some(Why::Quiet)
+            let long = missing >= wanted || (images.are_stale(written) && log_bytes >= wanted);
+            (quiet && long).then_some(Why::Quiet)
         }
     }
 }
 
-/// Bytes that were written to all logs in this life.
-fn written_bytes(core: &Rc<Core>) -> u64 {
-    shards_sum(core, |shard| &shard.log_written_bytes)
+fn written(core: &Rc<Core>) -> Written {
+    Written {
+        bytes: shards_sum(core, |shard| &shard.log_written_bytes),
+        compactions: shards_sum(core, |shard| &shard.compactions),
+    }
 }
 
 fn shards_sum(core: &Rc<Core>, counter: fn(&Counters) -> &AtomicU64) -> u64 {
@@ -293,16 +316,24 @@ impl Images {
     }
 
     /// Bytes of the logs that no set covers, whichever tier it found room in.
-    fn missing_bytes(&self, written: u64) -> u64 {
+    fn missing_bytes(&self, written: Written) -> u64 {
         self.fast.missing_bytes(written).min(self.warm.missing_bytes(written))
+    }
+
+    /// There is no set of which all records lie where they lay.
+    fn are_stale(&self, written: Written) -> bool {
+        self.fast.is_stale(written) && self.warm.is_stale(written)
     }
 
     /// A set is worth its while before the process ends, and what is in memory can be trusted.
     fn wants_last(&self, core: &Rc<Core>) -> bool {
-        let missing = self.missing_bytes(written_bytes(core));
+        let written = written(core);
+        let missing = self.missing_bytes(written);
         let poisoned = core.status.shards().iter().any(|s| s.phase() == Phase::Poisoned);
         let least = if self.store.has_fast() { 1 } else { LAST_WARM_LOG_BYTES };
-        missing >= least && !poisoned && core.shard.borrow().is_recovered()
+        (missing >= least || self.are_stale(written))
+            && !poisoned
+            && core.shard.borrow().is_recovered()
     }
 
     /// The shards start from a set of this tier.
@@ -318,15 +349,15 @@ impl Images {
     }
 
     /// A copy on the SSD is worth its while.
-    fn wants_copy(&self, written: u64, image_bytes: u64, last: bool) -> bool {
+    fn wants_copy(&self, written: Written, image_bytes: u64, last: bool) -> bool {
         let least = if last { LAST_WARM_LOG_BYTES } else { WARM_LOG_BYTES };
         let share = if last { 0 } else { image_bytes / WARM_SHARE };
-        self.warm.missing_bytes(written) >= least.max(share)
+        (self.warm.missing_bytes(written) >= least.max(share) || self.warm.is_stale(written))
             && self.store.room_bytes(ImageTier::Warm) >= image_bytes / ROOM_SHARE.1 * ROOM_SHARE.0
     }
 
     /// A shard has copied its image; the last one to do so lets go of older sets.
-    fn note_copied(&self, set: u64, shards: u16, written: u64) {
+    fn note_copied(&self, set: u64, shards: u16, written: Written) {
         if self.copied.fetch_add(1, Ordering::AcqRel) + 1 == shards {
             self.warm.cover(written);
             self.store.keep_only(ImageTier::Warm, set);
@@ -341,7 +372,7 @@ async fn make(core: &Rc<Core>, images: &Arc<Images>, last: bool) {
     core.last_set.set(images.cut.wanted());
     core.shard.borrow_mut().freeze();
     let image = stand_still(core, images, (!last).then_some(started)).await;
-    let covered = written_bytes(core);
+    let covered = written(core);
     let written = match image {
         Some(image) => write(core, images, image).await,
         None => None,
@@ -361,7 +392,13 @@ async fn make(core: &Rc<Core>, images: &Arc<Images>, last: bool) {
 }
 
 /// Waits until the set is whole, then lets go of older ones and copies it to the SSD.
-async fn keep(core: &Rc<Core>, images: &Arc<Images>, tier: ImageTier, covered: u64, last: bool) {
+async fn keep(
+    core: &Rc<Core>,
+    images: &Arc<Images>,
+    tier: ImageTier,
+    covered: Written,
+    last: bool,
+) {
     while images.cut.outcome() == Outcome::UnderWay {
         sleep(SETTLE).await;
     }
@@ -399,7 +436,8 @@ async fn stand_still(
         cut.give_up();
     }
     loop {
-        let settled = core.shard.borrow().settled();
+        let mut settled = core.shard.borrow().settled();
+        settled.quiet &= !core.is_moving.get();
         if cut.settle(core.me.index(), settled) {
             break;
         }
@@ -486,7 +524,13 @@ async fn write(
 }
 
 /// Copies the shard's file to the SSD, where a reboot leaves it.
-async fn copy_to_warm(core: &Rc<Core>, images: &Arc<Images>, set: u64, covered: u64, last: bool) {
+async fn copy_to_warm(
+    core: &Rc<Core>,
+    images: &Arc<Images>,
+    set: u64,
+    covered: Written,
+    last: bool,
+) {
     let (sender, receiver) = flume::bounded(1);
     let (shared, shard) = (images.clone(), core.me.0);
     std::thread::spawn(move || {

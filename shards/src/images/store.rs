@@ -44,6 +44,13 @@ pub(crate) struct Candidate {
     folder: PathBuf,
 }
 
+impl Candidate {
+    /// The file of a shard.
+    pub fn path(&self, shard: u16) -> PathBuf {
+        image_path(&self.folder, shard)
+    }
+}
+
 /// Folders of sets.
 #[derive(Debug)]
 pub(crate) struct ImageStore {

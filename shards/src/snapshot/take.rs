@@ -20,7 +20,7 @@ use crate::cold::{ColdTier, ToCore};
 use crate::core::Core;
 use crate::directory::Manifest;
 use crate::plain;
-use crate::segment::{BLOCK_BYTES, segment_number};
+use crate::segment::{BLOCK_BYTES, SegmentHeader, segment_number};
 
 use super::manifest::{
     ColdFile, LogFile, ShardCut, SnapshotManifest, VERSION, cold_name, part_name,
@@ -174,10 +174,20 @@ fn open_cut(cut: &Cut) -> Result<Vec<Open>, String> {
         let file = File::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         let length = file.metadata().map_err(|error| format!("{}: {error}", path.display()))?.len();
         let bytes = if segment == last { length.min(end) } else { length };
+        check_horizon(&file, cut).map_err(|reason| format!("{}: {reason}", path.display()))?;
         files.push(Open { shard: cut.shard, segment, file, bytes });
     }
     files.sort_by_key(|open| open.segment);
     Ok(files)
+}
+
+/// What was taken out of a segment has to be made good by records before the cut.
+fn check_horizon(file: &File, cut: &Cut) -> Result<(), String> {
+    let mut block = [0; BLOCK_BYTES];
+    file.read_exact_at(&mut block, 0).map_err(|error| error.to_string())?;
+    let header = SegmentHeader::read(&block).map_err(|_| "its header is damaged".to_owned())?;
+    let horizon = header.compacted.map_or(0, |compacted| compacted.horizon);
+    if horizon <= cut.sequence { Ok(()) } else { Err("it was just compacted".to_owned()) }
 }
 
 fn copy_log(

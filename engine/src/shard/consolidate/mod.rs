@@ -296,6 +296,11 @@ impl Shard {
         self.runs.under_way.values().any(|run| run.run.state.is_under_way())
     }
 
+    /// The run is one of those that are remembered.
+    pub(super) fn knows_run(&self, space: SpaceNumber, run: RunId) -> bool {
+        self.runs.all().any(|(of, known)| of == space && known.id == run)
+    }
+
     /// Starts what a client asks of the authority.
     pub(super) fn start_consolidate(
         &mut self,

@@ -163,6 +163,11 @@ const DESCRIBED: &[(Operation, Described)] = &[
         described("Start a snapshot of that name.", Some("NewSnapshot"), &[(202, "Snapshot")]),
     ),
     (Operation::DeleteSnapshot, described("Remove a snapshot.", None, &[(204, EMPTY)])),
+    (Operation::StartCompaction, described("Compact the log now.", None, &[(202, "Compaction")])),
+    (
+        Operation::GetCompaction,
+        described("How far compaction has come.", None, &[(200, "Compaction")]),
+    ),
     (Operation::Stats, described("Counts of the whole server.", None, &[(200, "Stats")])),
     (Operation::Topology, described("Which shard sits where.", None, &[(200, "AnyObject")])),
     (Operation::Live, described("The process answers.", None, &[(200, "AnyObject")])),

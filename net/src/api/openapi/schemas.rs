@@ -463,6 +463,15 @@ fn answers_on_memories() -> Map<String, Value> {
     ];
     let reinforced =
         [("reinforced", count()), ("missing", list_of("MemoryId")), ("durable", boolean())];
+    let compaction = [
+        ("state", one_of(&["running", "done"])),
+        ("log_bytes", count()),
+        ("live_bytes", count()),
+        ("segments", count()),
+        ("compactions", count()),
+        ("freed_bytes", count()),
+        ("damaged_segments", count()),
+    ];
     named(vec![
         ("Memory", answer(&memory_always(), &memory_sometimes())),
         ("Page", answer(&page, &[])),
@@ -475,6 +484,7 @@ fn answers_on_memories() -> Map<String, Value> {
         ("Demoted", answer(&[("demoted", count()), ("dry_run", boolean())], &[])),
         ("Snapshot", json!({"type": "object", "required": ["name", "state"]})),
         ("Snapshots", answer(&[("snapshots", list_of("Snapshot"))], &[])),
+        ("Compaction", answer(&compaction, &[])),
     ])
 }
 
