@@ -7,6 +7,7 @@
 
 mod admission;
 mod cache;
+mod check;
 mod cold;
 pub mod compaction;
 mod core;
@@ -33,6 +34,7 @@ mod status;
 mod watchdog;
 
 pub use crate::core::Handle;
+pub use check::{CheckOptions, Checked, Finding, Missing, check};
 pub use cold::ColdTier;
 pub use directory::{Directory, Manifest};
 pub use error::ShardsError;

@@ -5,6 +5,7 @@
 //! *Not here*: how arguments are layered (`crate::arguments`).
 
 mod benchmark;
+mod check;
 mod compact;
 mod completions;
 mod config;
@@ -54,6 +55,8 @@ pub enum Subcommand {
     Snapshot(snapshot::Snapshot),
     /// Make a data directory from a snapshot
     Restore(restore::Restore),
+    /// Read a data directory whole, and say what is damaged
+    Check(check::Check),
     /// Show what a server does, as a page that is drawn again and again
     Top(top::Top),
     /// Show the machine and where shards go on it
@@ -93,6 +96,7 @@ impl Subcommand {
             Self::Benchmark(benchmark) => benchmark.run(),
             Self::Snapshot(snapshot) => snapshot.run(origins),
             Self::Restore(restore) => restore.run(),
+            Self::Check(check) => check.run(),
             Self::Top(top) => top.run(),
             Self::Topology(topology) => topology.run(origins),
             Self::Doctor(doctor) => doctor.run(),
