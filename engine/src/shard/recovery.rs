@@ -11,7 +11,7 @@ use crate::mesh::Tell;
 use crate::model::{SpaceName, Timestamp};
 use crate::record::{Contents, Damage, Put, SpaceNumber, View};
 use crate::request::LinkName;
-use crate::space::LogAddress;
+use crate::space::{LogAddress, Space};
 
 use super::Shard;
 use super::image::Untold;
@@ -170,9 +170,13 @@ impl Shard {
                 }
             }
             Untold::Since(kept) => {
-                for (to, name, tell) in kept {
+                for (to, name, mut tell) in kept {
+                    if let (Tell::LinkIn(link), Ok(space)) = (&mut tell, self.space(&name)) {
+                        link.at = link.at.max(space.link_time(link.from, link.to));
+                    }
                     self.send(to, crate::mesh::Message::Tell(name, tell));
                 }
+                self.spaces.values_mut().for_each(Space::forget_link_times);
             }
         }
         let name = SpaceName::default();

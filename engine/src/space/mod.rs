@@ -537,6 +537,16 @@ impl Space {
             }
         }
         self.exchange_merged(s);
+        self.forget_link_times();
+    }
+
+    /// When a link was written last, as far as records that were replayed say.
+    pub fn link_time(&self, from: MemoryKey, to: MemoryKey) -> Timestamp {
+        self.link_times.get(&link_hash(from, to)).copied().unwrap_or_default()
+    }
+
+    /// Replay is over.
+    pub fn forget_link_times(&mut self) {
         self.link_times = KeyMap::default();
     }
 }

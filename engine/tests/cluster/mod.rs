@@ -134,6 +134,18 @@ impl Cluster {
         images
     }
 
+    /// What all logs hold.
+    pub fn copy_logs(&self) -> Vec<Vec<Vec<u8>>> {
+        self.logs.clone()
+    }
+
+    /// Throws everything away, and starts from these logs.
+    pub fn crash_to_logs(&mut self, logs: Vec<Vec<Vec<u8>>>) {
+        self.synced = logs.iter().map(Vec::len).collect();
+        self.logs = logs;
+        self.crash();
+    }
+
     fn is_still(&self) -> bool {
         let settled: Vec<Settled> = self.shards.iter().map(Shard::settled).collect();
         let told: u64 = settled.iter().map(|s| s.told).sum();

@@ -23,9 +23,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub struct Compact {
     /// Longest time to wait for it, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
-    timeout: u64,
+    wait: u64,
     /// Show what the log holds, and compact nothing
-    #[arg(long, conflicts_with = "timeout")]
+    #[arg(long, conflicts_with = "wait")]
     status: bool,
     /// The result as JSON
     #[arg(long)]
@@ -63,7 +63,7 @@ impl Compact {
             if after["state"] == "done" {
                 return Ok((before, after));
             }
-            if begun.elapsed() >= Duration::from_secs(self.timeout) {
+            if begun.elapsed() >= Duration::from_secs(self.wait) {
                 let failure = Failure::new("the log is not compacted yet".to_owned());
                 return Err(failure.with_hint(
                     "the server goes on with it; its log says so where something is in the way, \

@@ -168,7 +168,7 @@ fn a_snapshot_that_is_taken_while_the_log_is_compacted_is_whole() {
         let restored = crate::server::run(&[
             "restore",
             &name,
-            "--cold-url",
+            "--from",
             &url,
             "--data-dir",
             &to.display().to_string(),

@@ -89,20 +89,20 @@ impl Compactor {
             core,
             known: BTreeMap::new(),
             dead_since: BTreeMap::new(),
-            forget_after: pause * FORGET_SWEEPS,
+            forget_after: pause.saturating_mul(FORGET_SWEEPS),
         }
     }
 
     /// Waits until it is time for a round, or somebody wants one: then, which request that is.
     async fn wait(&self, pause: Duration) -> Option<u64> {
-        let until = Instant::now() + pause;
+        let begun = Instant::now();
         loop {
             let counters = self.core.counters();
             let (phase, wanted) = (counters.phase(), self.core.status.compaction_wanted());
             if phase >= Phase::Draining {
                 return None;
             }
-            let left = until.saturating_duration_since(Instant::now());
+            let left = pause.saturating_sub(begun.elapsed());
             if matches!(phase, Phase::Running | Phase::Consolidating) {
                 if counters.compacted_request.load(Ordering::Relaxed) < wanted {
                     return Some(wanted);
@@ -228,7 +228,10 @@ impl Compactor {
         let (open, stored) = self.core.log.stored();
         let known = self.known.iter().filter(|(_, known)| !known.damaged);
         let known = known.map(|(number, known)| (*number, known.holds.stored));
-        let mut since = BTreeMap::new();
+        // Those that were not read yet keep what is known of them.
+        let unread = |number: &u32| *number != open && !self.known.contains_key(number);
+        let mut since: BTreeMap<u32, Instant> = BTreeMap::new();
+        since.extend(self.dead_since.iter().filter(|(n, _)| unread(n)).map(|(n, at)| (*n, *at)));
         for (number, stored) in known.chain([(open, stored)]) {
             if stored > records(number) {
                 let before = self.dead_since.get(&number);

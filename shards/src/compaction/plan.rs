@@ -102,20 +102,17 @@ impl Plan {
 
     /// Groups of adjacent segments, each of which becomes one.
     pub fn groups(&self) -> Vec<Vec<(SegmentFile, u64)>> {
-        let wanted = self.rows(|why| why == Why::Wanted);
-        if !wanted.is_empty() {
-            return wanted.into_iter().map(files).collect();
-        }
-        let small = self.rows(|why| why == Why::Small);
-        small.into_iter().filter(|row| is_worth_it(row)).map(files).collect()
+        let is_wanted = |row: &Vec<Candidate>| row.iter().any(|one| one.why == Why::Wanted);
+        let rows = self.rows().into_iter();
+        rows.filter(|row| is_wanted(row) || is_worth_it(row)).map(files).collect()
     }
 
     /// Rows of adjacent candidates that fit into one segment.
-    fn rows(&self, belongs: impl Fn(Why) -> bool) -> Vec<Vec<Candidate>> {
+    fn rows(&self) -> Vec<Vec<Candidate>> {
         let mut rows: Vec<Vec<Candidate>> = Vec::new();
         let mut room = 0;
         for candidate in &self.candidates {
-            if !belongs(candidate.why) {
+            if candidate.why == Why::Not {
                 room = 0;
                 continue;
             }

@@ -19,7 +19,9 @@ use engram_shards::{CheckOptions, Directory, PlainDisk, ShardsError, check};
 use futures_lite::future::block_on;
 
 /// Small segments, so that a small log has several.
-const SEGMENT_BYTES: u64 = 4 * BLOCK_BYTES as u64;
+const SEGMENT_BYTES: u64 = 3 * BLOCK_BYTES as u64;
+/// Records of a batch.
+const BATCH: usize = 8;
 const MEMORIES: usize = 24;
 
 /// What a record says, by its sequence number.
@@ -33,7 +35,10 @@ struct Fixture {
 }
 
 fn fixture() -> Fixture {
-    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    // In memory where that can be: files are written again and again, and nothing is to survive.
+    let memory = Path::new("/dev/shm");
+    let root = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    let folder = tempfile::tempdir_in(root).expect("a temporary folder can be made");
     let directory = Directory::open(folder.path(), 1).expect("it is new");
     let manifest = directory.manifest().clone();
     let header = SegmentHeader {
@@ -88,8 +93,8 @@ fn contents() -> Vec<Contents> {
     contents
 }
 
-/// Writes a log of several segments, three records a batch.
-async fn write(fixture: &Fixture) -> Log<PlainDisk> {
+/// Writes a log of several segments.
+async fn write(fixture: &Fixture) {
     let start = LogStart {
         header: fixture.header,
         last_sequence: 0,
@@ -100,14 +105,14 @@ async fn write(fixture: &Fixture) -> Log<PlainDisk> {
     let log = Log::new(PlainDisk, &fixture.log, start, SEGMENT_BYTES);
     for (sequence, contents) in (1..).zip(contents()) {
         log.append(sequence, &contents.draft());
-        if sequence % 3 == 0 {
+        if sequence % BATCH as u64 == 0 {
             log.flush().await.expect("the disk takes it");
         }
     }
     while !log.is_flushed() {
         log.flush().await.expect("the disk takes it");
     }
-    log
+    log.close().await;
 }
 
 /// Every record that a start would replay.
@@ -147,7 +152,7 @@ fn restore(folder: &Path, files: &[(PathBuf, Vec<u8>)]) {
     files.iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
 }
 
-/// Flips a bit of every byte; `lost` says whether records may be missing where no error is reported.
+/// Flips a bit of every byte.
 fn flip_all(fixture: &Fixture, whole: &Records) {
     let files = segments(&fixture.log);
     let mut found = 0;
@@ -164,26 +169,29 @@ fn flip_all(fixture: &Fixture, whole: &Records) {
                         assert_eq!(whole.get(sequence), Some(record), "{path:?} byte {at}");
                     }
                     // The last batch may be torn: it is only known by what is behind it.
-                    let least = if last { whole.len() - 3 } else { whole.len() };
+                    let least = if last { whole.len() - BATCH } else { whole.len() };
                     assert!(records.len() >= least, "{path:?} byte {at}: {} left", records.len());
                 }
             }
             restore(&fixture.log, &files);
         }
     }
-    assert!(found > 5000, "{found} flips were found");
+    assert!(found > 3000, "{found} flips were found");
 }
 
-fn replayed(fixture: &Fixture) -> Shard {
+/// The shard as the log has it, and the log, which goes on.
+fn opened(fixture: &Fixture) -> (Shard, Log<PlainDisk>) {
     let mut shard = Shard::new(fixture.shard);
-    block_on(async {
-        let mut recovery =
-            Recovery::open(PlainDisk, &fixture.log, fixture.header).await.expect("it is whole");
-        while let Some(mut segment) = recovery.next_segment().await.expect("it can be read") {
-            while segment.step(&mut shard).expect("it is whole") == Step::Record {}
+    let start = block_on(async {
+        let mut recovery = Recovery::open(PlainDisk, &fixture.log, fixture.header).await?;
+        while let Some(mut segment) = recovery.next_segment().await? {
+            while segment.step(&mut shard)? == Step::Record {}
+            recovery.segment_done(&segment).await?;
         }
+        recovery.finish().await
     });
-    shard
+    let start = start.expect("it is whole");
+    (shard, Log::new(PlainDisk, &fixture.log, start, SEGMENT_BYTES))
 }
 
 /// Moves nothing: what was moved is only counted.
@@ -222,7 +230,7 @@ impl Keeper for Judge {
 #[test]
 fn a_flipped_bit_anywhere_in_a_log_is_found_or_says_nothing() {
     let fixture = fixture();
-    block_on(async { write(&fixture).await.close().await });
+    block_on(write(&fixture));
     let whole = read(&fixture).expect("it is whole");
     assert_eq!(whole.len(), contents().len());
     assert!(segments(&fixture.log).len() >= 3);
@@ -232,9 +240,10 @@ fn a_flipped_bit_anywhere_in_a_log_is_found_or_says_nothing() {
 #[test]
 fn a_flipped_bit_anywhere_in_a_compacted_log_is_found_or_says_nothing() {
     let fixture = fixture();
-    let log = block_on(write(&fixture));
-    let before: Vec<String> = memories(&replayed(&fixture));
-    let judge = Judge { shard: replayed(&fixture), moved: RefCell::default() };
+    block_on(write(&fixture));
+    let (shard, log) = opened(&fixture);
+    let before = memories(&shard);
+    let judge = Judge { shard, moved: RefCell::default() };
     block_on(async {
         let sealed = log.sealed();
         assert!(sealed.len() >= 2, "several segments become one");
@@ -250,23 +259,22 @@ fn a_flipped_bit_anywhere_in_a_compacted_log_is_found_or_says_nothing() {
     });
     let whole = read(&fixture).expect("it is whole");
     assert!(whole.len() < contents().len(), "{} records are left", whole.len());
-    assert_eq!(before, memories(&replayed(&fixture)));
+    assert_eq!(before, memories(&opened(&fixture).0));
     flip_all(&fixture, &whole);
 }
 
-fn memories(shard: &Shard) -> Vec<String> {
-    let mut ids = Vec::new();
-    let mut so_far = Default::default();
-    let mut count = 0;
+/// What the shard holds: memories, links, and newest records.
+fn memories(shard: &Shard) -> String {
+    let (mut so_far, mut count) = (Default::default(), 0);
     while shard.live_records(&mut so_far, 7, |_| count += 1) {}
-    ids.push(format!("{count} {:?}", shard.counts()));
-    ids
+    let counts = shard.counts();
+    format!("{count} {} {}", counts.memories, counts.links)
 }
 
 #[test]
 fn what_is_whole_of_a_damaged_log_is_kept_by_a_repair() {
     let fixture = fixture();
-    block_on(async { write(&fixture).await.close().await });
+    block_on(write(&fixture));
     let whole = read(&fixture).expect("it is whole");
     let files = segments(&fixture.log);
     let options =
@@ -309,9 +317,16 @@ fn what_is_whole_of_a_damaged_log_is_kept_by_a_repair() {
         }
         let lost: u64 = mended.missing.iter().map(|m| m.last - m.first + 1).sum();
         let least = whole.len() as u64 - lost;
-        assert!(unknown || left.len() as u64 + 3 >= least, "{what}: {} of {least}", left.len());
+        assert!(
+            unknown || left.len() as u64 + BATCH as u64 >= least,
+            "{what}: {} of {least}",
+            left.len()
+        );
         if at.is_some() {
-            assert!(left.len() + 3 >= whole.len(), "{what}: one flip loses one record or a batch");
+            assert!(
+                left.len() + BATCH >= whole.len(),
+                "{what}: one flip loses one record or a batch"
+            );
         }
         restore(&fixture.log, &files);
         for entry in fs::read_dir(fixture.folder.path()).unwrap().map(Result::unwrap) {
@@ -320,5 +335,5 @@ fn what_is_whole_of_a_damaged_log_is_kept_by_a_repair() {
             }
         }
     }
-    assert!(repaired > 100, "{repaired} were repaired");
+    assert!(repaired > 60, "{repaired} were repaired");
 }
