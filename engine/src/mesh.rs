@@ -86,6 +86,8 @@ pub enum Ask {
     EnsureSpace { space: SpaceName, dimensions: Option<u16> },
     /// To the authority: forget a space.
     DropSpace { space: SpaceName },
+    /// Memories of the sender are gone, durably: links to them go with them.
+    Forget(Arc<Vec<(SpaceName, Vec<MemoryKey>)>>),
     /// Answer once everything that was appended so far is durable.
     Barrier,
     /// Counts of each space.
@@ -140,6 +142,7 @@ impl Ask {
             Self::PutSpace { .. } => "put_space",
             Self::EnsureSpace { .. } => "ensure_space",
             Self::DropSpace { .. } => "drop_space",
+            Self::Forget(_) => "forget",
             Self::Barrier => "barrier",
             Self::Spaces { .. } => "spaces",
             Self::Stats => "stats",
@@ -557,8 +560,9 @@ pub enum Tell {
     LinkGone { from: MemoryKey, to: MemoryKey, kind: LinkKind, automatic: bool },
     /// A memory of the sender, to which the receiver links, exists now.
     Live { key: MemoryKey },
-    /// A memory of the sender is gone: links to it go with it.
-    Gone { key: MemoryKey },
+    /// After recovery: a memory of the sender is gone since then, and with it the links that were
+    /// written before.
+    Gone { key: MemoryKey, at: Timestamp },
     /// Memories of the receiver that may mention one of these names are to be associated anew.
     Named { phrases: Vec<Vec<TermKey>> },
     /// Memories of the receiver are to be associated anew: a name that they mention changed hands.
@@ -584,6 +588,8 @@ pub enum Tell {
     Used { lived: Lived, memories: Vec<(MemoryKey, Outcome)>, ways: Vec<UsedWay> },
     /// After recovery: the sender has told all that others need.
     Exchanged,
+    /// After recovery: it has answered what the others told.
+    Answered,
 }
 
 /// A link from another shard's memory.

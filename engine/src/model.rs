@@ -11,6 +11,11 @@ use crate::limits;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
 
+impl Timestamp {
+    /// Later than anything.
+    pub const MAX: Self = Self(i64::MAX);
+}
+
 /// The id of a memory: 1 to 256 bytes of UTF-8, unique in its space.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemoryId(Box<str>);

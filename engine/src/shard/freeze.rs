@@ -52,6 +52,8 @@ impl Freeze {
     fn holds(&self, message: &Message) -> bool {
         match (self.motion, message) {
             (Motion::Free, _) | (_, Message::Reply(..)) => false,
+            // They follow tells, or changes that were made before.
+            (motion, Message::Ask(_, Ask::Barrier | Ask::Forget(_))) => motion == Motion::Still,
             (Motion::Settling | Motion::Still, Message::Ask(_, ask)) => changes(ask),
             (motion, Message::Tell(..)) => motion == Motion::Still,
         }
@@ -93,6 +95,7 @@ impl Shard {
             && self.local.is_empty()
             && self.associations == 0
             && !self.is_patching()
+            && self.forgets.is_over()
             && (self.durable == self.sequence || self.poisoned);
         Settled { quiet, told: self.freeze.told, heard: self.freeze.heard }
     }
@@ -141,6 +144,7 @@ fn changes(ask: &Ask) -> bool {
         | Ask::PutSpace { .. }
         | Ask::EnsureSpace { .. }
         | Ask::DropSpace { .. }
+        | Ask::Forget(_)
         | Ask::Reinforce(..)
         | Ask::Demote { .. }
         | Ask::Expire

@@ -12,7 +12,7 @@ use crate::filter::Filter;
 use crate::key::{MemoryKey, ShardIx};
 use crate::life::run::{RunId, RunView};
 use crate::limits;
-use crate::mesh::{Ask, LinkItem, LinkRow, OpId, Reply, StoreItem};
+use crate::mesh::{Ask, LinkItem, LinkRow, Message, OpId, Reply, StoreItem};
 use crate::model::{Link, LinkView, MemoryId, NewMemory, SpaceConfig, SpaceName, Timestamp};
 use crate::recall::{Moment, Next, RecallRun, Touched};
 use crate::record::SpaceNumber;
@@ -24,6 +24,7 @@ use crate::trace::Replied;
 
 use super::consolidate::Awaited;
 use super::demotion::count_demoted;
+use super::forget::Deleted;
 use super::reinforce::LIVED_RECORD_S;
 use super::{AUTHORITY, Effect, Shard, Ticket};
 
@@ -61,10 +62,14 @@ pub(super) enum Then {
     LinkNames(Vec<LinkRow>),
     /// The request starts again once the authority has made its space.
     Again(Box<Request>),
-    /// A space was put: barrier, then read it back.
+    /// A space was put: it is read back.
     SpacePut(SpaceName),
-    /// A space was dropped: barrier, then say so.
-    SpaceDropped,
+    /// Every shard has heard of a space: whoever asked for that is told.
+    Published(ShardIx, OpId),
+    /// This shard has heard of a space: what was asked about it goes on.
+    SpaceKnown { from: ShardIx, op: OpId, ask: Box<Ask> },
+    /// Every shard has heard of deletions: whoever asked for them is told.
+    Forgotten(Vec<Deleted>),
     /// A recall goes on.
     Recall(Box<RecallRun>),
     /// The authority answers about consolidations.
@@ -152,15 +157,15 @@ impl Shard {
                 self.start_reinforce(ticket, space, ids, outcome, wait)?;
             }
             Request::Consolidate { space, ask } => self.start_consolidate(ticket, space, ask)?,
-            Request::ListSpaces => self.ask_spaces(ticket, None),
+            Request::ListSpaces => self.ask_spaces(Some(ticket), None),
             Request::ReadSpace { space } => {
                 self.space(&space)?;
-                self.ask_spaces(ticket, Some(space));
+                self.ask_spaces(Some(ticket), Some(space));
             }
             Request::PutSpace { space, config } => self.start_put_space(ticket, space, config),
             Request::DropSpace { space } => {
                 let ask = Ask::DropSpace { space };
-                self.start(Some(ticket), Then::SpaceDropped, vec![(AUTHORITY, ask)]);
+                self.start(Some(ticket), Then::One(Wait::Durable), vec![(AUTHORITY, ask)]);
             }
             Request::Stats => self.ask_everyone(Some(ticket), Then::Stats, || Ask::Stats),
             Request::Demote { space, ids } => self.start_demote(ticket, space, ids)?,
@@ -184,9 +189,9 @@ impl Shard {
         self.start(Some(ticket), Then::One(wait), vec![(owner, ask)]);
     }
 
-    fn ask_spaces(&mut self, ticket: Ticket, of: Option<SpaceName>) {
+    fn ask_spaces(&mut self, ticket: Option<Ticket>, of: Option<SpaceName>) {
         let ask = || Ask::Spaces { space: of.clone() };
-        self.ask_everyone(Some(ticket), Then::Spaces { of: of.clone() }, ask);
+        self.ask_everyone(ticket, Then::Spaces { of: of.clone() }, ask);
     }
 
     pub(super) fn ask_everyone(
@@ -295,11 +300,23 @@ impl Shard {
             let replies = op.refused.map_or(Ok(op.replies), Err);
             return self.run_replied(space, run, awaited, replies);
         }
-        if let Some(rejection) = op.refused {
-            return self.answer(op.ticket, Err(rejection));
-        }
         let (ticket, replies) = (op.ticket, op.replies);
-        match op.then {
+        match (op.then, op.refused) {
+            (Then::Forgotten(deleted), refused) => self.forgotten(deleted, refused),
+            (Then::Published(to, of), refused) => {
+                self.reply(to, of, refused.map_or(Ok(Reply::Done), Err));
+            }
+            (Then::SpaceKnown { from, op, .. }, Some(rejection)) => {
+                self.reply(from, op, Err(rejection));
+            }
+            (_, Some(rejection)) => self.answer(ticket, Err(rejection)),
+            (then, None) => self.go_on(ticket, then, replies),
+        }
+    }
+
+    /// Nobody has refused: goes on with what everybody replied.
+    fn go_on(&mut self, ticket: Option<Ticket>, then: Then, replies: Vec<(ShardIx, Reply)>) {
+        match then {
             Then::One(wait) => self.answer(ticket, one_answer(replies, wait)),
             Then::Store { count, wait } => {
                 let verdicts = gather_stored(count, replies);
@@ -338,8 +355,8 @@ impl Shard {
                     self.on_request(ticket, *request);
                 }
             }
-            Then::SpacePut(space) => self.space_settled(ticket, Some(space)),
-            Then::SpaceDropped => self.space_settled(ticket, None),
+            Then::SpacePut(space) => self.ask_spaces(ticket, Some(space)),
+            Then::SpaceKnown { from, op, ask } => self.on_message(from, Message::Ask(op, *ask)),
             Then::Recall(run) => match run.advance(replies, self.now) {
                 Next::Ask(run, asks) => {
                     self.start(ticket, Then::Recall(run), asks);
@@ -359,7 +376,9 @@ impl Shard {
             }
             Then::Consolidation(space) => self.consolidation_answered(ticket, space, replies),
             Then::ConsolidationDeeds(view) => self.deeds_answered(ticket, view, replies),
-            Then::Associate(_) | Then::Run(..) => unreachable!("handled above"),
+            Then::Associate(_) | Then::Run(..) | Then::Forgotten(_) | Then::Published(..) => {
+                unreachable!("handled above")
+            }
         }
     }
 
@@ -514,21 +533,6 @@ impl Shard {
     fn start_put_space(&mut self, ticket: Ticket, space: SpaceName, config: SpaceConfig) {
         let ask = Ask::PutSpace { space: space.clone(), config };
         self.start(Some(ticket), Then::SpacePut(space), vec![(AUTHORITY, ask)]);
-    }
-
-    /// The authority has told everyone; once all logs hold it, the client hears of it.
-    fn space_settled(&mut self, ticket: Option<Ticket>, put: Option<SpaceName>) {
-        match put {
-            Some(space) => {
-                let of = Some(space);
-                let ask = || Ask::Spaces { space: of.clone() };
-                self.ask_everyone(ticket, Then::Spaces { of: of.clone() }, ask);
-            }
-            None => {
-                let asks = (0..self.partitioner.shards()).map(|s| (ShardIx(s), Ask::Barrier));
-                self.start(ticket, Then::One(Wait::Durable), asks.collect());
-            }
-        }
     }
 
     fn finish_links(

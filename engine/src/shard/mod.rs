@@ -12,6 +12,7 @@ mod collect;
 mod compaction;
 mod consolidate;
 mod demotion;
+mod forget;
 mod freeze;
 mod home;
 mod image;
@@ -176,7 +177,9 @@ pub struct Shard {
     replaying: bool,
     untold: Untold,
     freeze: Freeze,
-    exchanged: u16,
+    forgets: forget::Forgets,
+    exchanged: Vec<ShardIx>,
+    answered: u16,
     scans: VecDeque<slices::Scan>,
     scratch: search::Scratches,
     associations: u32,
@@ -236,7 +239,9 @@ impl Shard {
             replaying: true,
             untold: Untold::Everything,
             freeze: Freeze::default(),
-            exchanged: 0,
+            forgets: forget::Forgets::default(),
+            exchanged: Vec::new(),
+            answered: 0,
             scans: VecDeque::new(),
             scratch: search::Scratches::default(),
             associations: 0,
@@ -405,6 +410,7 @@ impl Shard {
             let synced_us = u32::try_from(self.now.0 - parked.since.0).unwrap_or(0);
             self.send(parked.to, Message::Reply(parked.op, Ok(parked.reply), synced_us));
         }
+        self.tell_forgotten();
     }
 
     fn on_poisoned(&mut self) {
@@ -412,6 +418,7 @@ impl Shard {
         for parked in std::mem::take(&mut self.parked) {
             self.reply(parked.to, parked.op, Err(poisoned()));
         }
+        self.refuse_forgets();
     }
 
     fn check_writable(&self) -> Result<(), Rejection> {
@@ -483,13 +490,15 @@ impl Shard {
             Tell::Space { at, config } => return self.on_space(name, at, config),
             Tell::SpaceGone { at } => return self.on_space_gone(name, at),
             Tell::Exchanged => return self.on_exchanged(from),
+            Tell::Answered => return self.on_answered(),
             Tell::Return { key } => return self.on_return(name, key),
             Tell::Used { lived, memories, ways } => {
                 return self.on_used(name, lived, &memories, &ways);
             }
             _ => {}
         }
-        let lost = self.with_space(name, |space, s| apply_tell(space, s, tell, at));
+        let exchanging = !self.is_recovered() && !self.exchanged.contains(&from);
+        let lost = self.with_space(name, |space, s| apply_tell(space, s, tell, at, exchanging));
         // A space that was dropped meanwhile has nothing left to be told.
         if let Ok(lost) = lost {
             self.append_unlinks(name, lost);
@@ -503,12 +512,13 @@ fn apply_tell(
     s: &mut Surroundings<'_>,
     tell: Tell,
     at: Timestamp,
+    exchanging: bool,
 ) -> Vec<crate::request::LinkName> {
     match tell {
-        Tell::LinkIn(link) => space.link_in(&link, s),
+        Tell::LinkIn(link) => space.link_in(&link, exchanging, s),
         Tell::LinkGone { from, to, kind, automatic } => space.link_gone(from, to, &kind, automatic),
         Tell::Live { key } => space.live(key),
-        Tell::Gone { key } => return space.gone(key, s),
+        Tell::Gone { key, at } => return space.gone(key, at, s),
         Tell::Named { phrases } => space.named(phrases),
         Tell::Reassociate { keys } => space.reassociate(&keys),
         Tell::Scanned { keys, names_version } => space.scanned(keys, names_version, s),
@@ -523,6 +533,7 @@ fn apply_tell(
         Tell::Space { .. }
         | Tell::SpaceGone { .. }
         | Tell::Exchanged
+        | Tell::Answered
         | Tell::Used { .. }
         | Tell::Return { .. } => {
             unreachable!("handled before a space is looked up")

@@ -41,6 +41,11 @@ impl Shard {
     pub(super) fn on_ask(&mut self, from: ShardIx, op: OpId, ask: Ask) {
         match ask {
             Ask::Store { space, items, mode, wait } => {
+                let first = items.iter().find_map(|item| item.memory.embedding.as_ref());
+                if let Some(unknown) = self.unknown_dimensions(&space, first.map(Vec::len)) {
+                    let ask = Ask::Store { space, items, mode, wait };
+                    return self.ask_once_known((from, op), unknown, ask);
+                }
                 let stored = items.into_iter().map(|item| self.store(&space, item, mode)).collect();
                 self.reply_written(from, op, Reply::Stored(stored), wait);
             }
@@ -50,13 +55,22 @@ impl Shard {
                 self.collect(from, op, &space, vec![key], with, Purpose::Read);
             }
             Ask::Patch { space, id, patch, wait } => {
+                let first = patch.embedding.as_ref().and_then(Option::as_ref);
+                if let Some(unknown) = self.unknown_dimensions(&space, first.map(Vec::len)) {
+                    let ask = Ask::Patch { space, id, patch, wait };
+                    return self.ask_once_known((from, op), unknown, ask);
+                }
                 let key = self.partitioner.key(&space, &id);
                 self.read_for_patch(from, op, &space, key, patch, wait);
             }
             Ask::Delete { space, id, wait } => match self.delete(&space, &id) {
-                Ok(()) => self.reply_written(from, op, Reply::Done, wait),
+                Ok(key) => {
+                    let deleted = vec![(space, key)];
+                    self.reply_forgotten(from, op, Reply::Done, wait, deleted);
+                }
                 Err(rejection) => self.reply(from, op, Err(rejection)),
             },
+            Ask::Forget(memories) => self.on_forget(from, op, &memories),
             Ask::Link { space, items, wait } => {
                 let linked = items.into_iter().map(|item| self.link(&space, item)).collect();
                 self.reply_written(from, op, Reply::Linked(linked), wait);
@@ -148,7 +162,8 @@ impl Shard {
     ) -> Result<Stored, Rejection> {
         self.check_growable()?;
         let key = self.partitioner.key(name, &memory.id);
-        let now = self.now;
+        // By the clock of the owner, behind all that it wrote before, whatever the home's says.
+        let (now, updated_at) = (self.now, self.stamp());
         let number = self.space(name)?.number;
         let space = self.spaces.get_mut(&number).expect("a numbered space is there");
         check_embedding(space, memory.embedding.as_deref())?;
@@ -180,7 +195,7 @@ impl Shard {
             confidence: memory.confidence,
             created_at,
             arrived_at: known.map_or(arrived_at, |k| k.1),
-            updated_at: arrived_at,
+            updated_at,
             expires_at: memory.expires_at,
             links,
             embedding: memory.embedding,
@@ -299,15 +314,16 @@ impl Shard {
         Ok(memory)
     }
 
-    fn delete(&mut self, name: &SpaceName, id: &MemoryId) -> Result<(), Rejection> {
+    fn delete(&mut self, name: &SpaceName, id: &MemoryId) -> Result<MemoryKey, Rejection> {
         self.check_writable()?;
         let key = self.partitioner.key(name, id);
         let space = self.space(name)?;
         let number = space.number;
-        let Some(node) = space.live_node(key, self.now) else {
-            return self.forget_merged(name, number, key, id);
-        };
-        self.forget_node(name, number, node, id)
+        match space.live_node(key, self.now) {
+            Some(node) => self.forget_node(name, number, node, id)?,
+            None => self.forget_merged(name, number, key, id)?,
+        }
+        Ok(key)
     }
 
     /// Forgets a memory that was merged into another.
@@ -354,11 +370,14 @@ impl Shard {
             over.extend(named);
         }
         let (count, more) = (over.len() as u64, over.len() == EXPIRED_AT_ONCE);
+        let mut deleted = Vec::with_capacity(over.len());
         for (name, number, node, id) in over {
             let forgotten = self.forget_node(&name, number, node, &id);
             assert!(forgotten.is_ok(), "the space was just looked at");
+            let key = self.partitioner.key(&name, &id);
+            deleted.push((name, key));
         }
-        self.reply_when_durable(from, op, Reply::Expired { count, more });
+        self.reply_forgotten(from, op, Reply::Expired { count, more }, Wait::Durable, deleted);
     }
 
     /// Logs that links went with a memory of another shard.

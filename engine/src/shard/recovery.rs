@@ -185,12 +185,24 @@ impl Shard {
         }
     }
 
-    pub(super) fn on_exchanged(&mut self, _from: ShardIx) {
-        self.exchanged += 1;
+    /// Another shard has told everything; once all have, what this one had to answer is on its way.
+    pub(super) fn on_exchanged(&mut self, from: ShardIx) {
+        self.exchanged.push(from);
+        if self.exchanged.len() == usize::from(self.partitioner.shards()) {
+            self.tell_everyone(&SpaceName::default(), || Tell::Answered);
+        }
     }
 
-    /// Every shard, this one too, has told all that others need.
+    pub(super) fn on_answered(&mut self) {
+        self.answered += 1;
+        if self.is_recovered() {
+            self.spaces.values_mut().for_each(crate::space::Space::forget_link_times);
+        }
+    }
+
+    /// Every shard, this one too, has told all that others need, and answered what it was told: what
+    /// is written from now on has nothing to do with what was before.
     pub fn is_recovered(&self) -> bool {
-        self.exchanged >= self.partitioner.shards()
+        self.answered >= self.partitioner.shards()
     }
 }

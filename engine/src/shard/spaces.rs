@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use crate::key::ShardIx;
 use crate::limits;
-use crate::mesh::{OpId, Reply, Tell};
+use crate::mesh::{Ask, OpId, Tell};
 use crate::model::{SpaceConfig, SpaceName, Timestamp};
 use crate::record::{Contents, SpaceNumber};
 use crate::request::{Code, Rejection};
 use crate::space::Space;
 
+use super::home::Then;
 use super::{AUTHORITY, Shard};
 
 impl Shard {
@@ -106,10 +107,39 @@ impl Shard {
             Ok(config) => {
                 let at = self.stamp();
                 self.tell_everyone(name, || Tell::Space { at, config: config.clone() });
-                self.reply(from, op, Ok(Reply::Done));
+                self.reply_when_published(from, op);
             }
             Err(rejection) => self.reply(from, op, Err(rejection)),
         }
+    }
+
+    /// Replies once every shard has what it was told before, durably.
+    fn reply_when_published(&mut self, to: ShardIx, op: OpId) {
+        self.ask_everyone(None, Then::Published(to, op), || Ask::Barrier);
+    }
+
+    /// Keeps what was asked about a space, or its dimensions, of which this shard has not heard yet,
+    /// until it has.
+    pub(super) fn ask_once_known(
+        &mut self,
+        (from, op): (ShardIx, OpId),
+        (space, dimensions): (SpaceName, Option<u16>),
+        ask: Ask,
+    ) {
+        let then = Then::SpaceKnown { from, op, ask: Box::new(ask) };
+        self.start(None, then, vec![(AUTHORITY, Ask::EnsureSpace { space, dimensions })]);
+    }
+
+    /// What an embedding of this many dimensions needs, where this shard has not heard of it yet.
+    pub(super) fn unknown_dimensions(
+        &self,
+        name: &SpaceName,
+        embedding: Option<usize>,
+    ) -> Option<(SpaceName, Option<u16>)> {
+        let known = self.space(name).ok().map(|space| space.config.dimensions);
+        let is_known = known.is_some_and(|known| known.is_some() || embedding.is_none());
+        let dimensions = embedding.and_then(|length| u16::try_from(length).ok());
+        (!is_known).then(|| (name.clone(), dimensions))
     }
 
     /// The configuration that a space is to have, given what it has.
@@ -173,6 +203,6 @@ impl Shard {
         }
         let at = self.stamp();
         self.tell_everyone(name, || Tell::SpaceGone { at });
-        self.reply(from, op, Ok(Reply::Done));
+        self.reply_when_published(from, op);
     }
 }

@@ -199,7 +199,7 @@ impl Space {
         }
     }
 
-    fn link_message(
+    pub(super) fn link_message(
         &self,
         from: NodeIx,
         to: MemoryKey,
@@ -255,35 +255,18 @@ impl Space {
         removed
     }
 
-    pub(super) fn remove_all_out(&mut self, node: NodeIx, s: &mut Surroundings<'_>) {
-        for edge in self.graph.outward(node).to_vec() {
-            let name = EdgeName { kind: edge.kind(), automatic: edge.is_automatic() };
-            self.remove_edge(node, edge.node, name, s);
-        }
-    }
-
-    /// Removes every link to a node; the sources of client links among them are returned.
-    pub(super) fn drop_links_to(&mut self, node: NodeIx) -> Vec<MemoryId> {
-        let mut sources = Vec::new();
-        for edge in self.graph.inward(node).collect::<Vec<_>>() {
-            let name = EdgeName { kind: edge.kind(), automatic: edge.is_automatic() };
-            let source = self.entries.get(edge.node.index()).and_then(|e| e.as_deref());
-            if let Some(source) = source.filter(|_| !name.automatic) {
-                sources.push(source.id.clone());
-            }
-            self.graph.remove_link(edge.node, node, name);
-        }
-        sources.sort_unstable();
-        sources.dedup();
-        sources
-    }
-
-    /// A link from another shard's memory; `Live` goes back where its target exists.
-    pub fn link_in(&mut self, link: &LinkIn, s: &mut Surroundings<'_>) {
-        let died = self.deleted_at.get(&link.to.0).is_some_and(|at| *at > link.at);
+    /// A link from another shard's memory; `Live` goes back where its target exists. `exchanging`:
+    /// it comes from that shard's log.
+    pub fn link_in(&mut self, link: &LinkIn, exchanging: bool, s: &mut Surroundings<'_>) {
+        let died = self.deleted_at.get(&link.to.0).copied().filter(|at| *at > link.at);
         let from_shard = s.partitioner.owner(link.from);
-        if died {
-            s.tells.push((from_shard, Tell::Gone { key: link.to }));
+        if let Some(at) = died {
+            // One that crossed with the deletion goes when its shard hears of that.
+            if exchanging {
+                s.tells.push((from_shard, Tell::Gone { key: link.to, at }));
+                let node = self.graph.find(link.to).filter(|node| self.graph.exists(*node));
+                s.tells.extend(node.map(|_| (from_shard, Tell::Live { key: link.to })));
+            }
             return;
         }
         let Ok(kind) = self.graph.intern_kind(&link.kind) else { return };

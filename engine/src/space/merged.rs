@@ -247,11 +247,11 @@ impl Space {
         }
         let Some(node) = self.graph.find(key) else { return true };
         // As any other memory goes: its links go with it.
-        self.tell_linkers(node, s, |key| Tell::Gone { key });
+        self.tell_gone(node, at, s);
         self.remove_all_out(node, s);
         self.traces.forget(key);
         self.deleted_at.insert(key.0, at);
-        self.drop_links_to(node);
+        self.drop_links_to(node, |_, _| true);
         self.foreign_ids.remove(&key.0);
         self.graph.release(node);
         true

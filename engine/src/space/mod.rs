@@ -8,6 +8,7 @@
 
 mod association;
 mod cold;
+mod forget;
 mod image;
 mod links;
 mod merged;
@@ -21,7 +22,7 @@ use hashbrown::HashSet;
 
 use crate::attributes::{self, AttributeIndex};
 use crate::cold::ColdMemories;
-use crate::graph::{EdgeName, Graph};
+use crate::graph::Graph;
 use crate::key::{KeyMap, MemoryKey, Partitioner, ShardIx};
 use crate::life::{Lived, Outcome, Trace};
 use crate::mesh::{AutomaticKind, Member, Tell};
@@ -30,7 +31,7 @@ use crate::model::{MemoryId, Metadata, SpaceConfig, SpaceName, Timestamp};
 use crate::names::{self, NameIndex};
 use crate::node::{self, NodeIx};
 use crate::record::{Put, SpaceNumber};
-use crate::request::{Code, LinkName, Rejection};
+use crate::request::{Code, Rejection};
 use crate::sequence;
 use crate::terms::{self, TermIndex};
 use crate::text::{Analyzer, TermKey, TextIndex};
@@ -407,71 +408,6 @@ impl Space {
         s.tells.extend(shards.into_iter().map(|shard| (shard, tell(key))));
     }
 
-    /// Forgets a memory with its links; the client links of others that led to it come back.
-    pub fn delete(
-        &mut self,
-        node: NodeIx,
-        at: Timestamp,
-        s: &mut Surroundings<'_>,
-    ) -> Vec<LinkName> {
-        let key = self.graph.key(node);
-        let id = self.entries[node.index()].as_deref().map(|e| e.id.clone());
-        self.tell_linkers(node, s, |key| Tell::Gone { key });
-        self.unindex(node, s);
-        self.remove_all_out(node, s);
-        self.return_sources(key, s);
-        self.merged.forget_pruned(key);
-        self.memories -= 1;
-        self.traces.forget(key);
-        self.deleted_at.insert(key.0, at);
-        self.graph.set_exists(node, false);
-        let lost = self.drop_links_to(node);
-        self.graph.release(node);
-        let id = id.expect("only memories that exist are deleted");
-        lost.into_iter().map(|from| LinkName { from, to: id.clone(), kind: None }).collect()
-    }
-
-    /// Replays the deletion of a memory whose record is gone from the log: links that were written
-    /// before it go all the same.
-    pub fn delete_absent(&mut self, key: MemoryKey, at: Timestamp) {
-        self.deleted_at.insert(key.0, at);
-        self.traces.forget(key);
-        self.merged.forget_pruned(key);
-        let Some(node) = self.graph.find(key) else { return };
-        for edge in self.graph.inward(node).collect::<Vec<_>>() {
-            let hash = link_hash(self.graph.key(edge.node), key);
-            if self.link_times.get(&hash).is_some_and(|written| *written < at) {
-                let name = EdgeName { kind: edge.kind(), automatic: edge.is_automatic() };
-                self.graph.remove_link(edge.node, node, name);
-            }
-        }
-        if self.graph.find(key).is_none() {
-            self.foreign_ids.remove(&key.0);
-        }
-    }
-
-    /// Another shard's memory is gone; as [`Space::delete`] for the links that led to it from here.
-    pub fn gone(&mut self, key: MemoryKey, s: &mut Surroundings<'_>) -> Vec<LinkName> {
-        let Some(node) = self.graph.find(key) else { return Vec::new() };
-        self.graph.set_exists(node, false);
-        let id = self.id_of(node).cloned();
-        // What crossed with this on its way to the owner is taken back there too.
-        for edge in self.graph.inward(node) {
-            let from = self.graph.key(edge.node);
-            let kind = (**self.graph.kind(edge.kind())).clone();
-            let automatic = edge.is_automatic();
-            s.tell_owner(key, Tell::LinkGone { from, to: key, kind, automatic });
-        }
-        let lost = self.drop_links_to(node);
-        self.merged.set_elsewhere(key, None);
-        self.foreign_ids.remove(&key.0);
-        if let Some(node) = self.graph.find(key) {
-            self.graph.release(node);
-        }
-        let Some(id) = id else { return Vec::new() };
-        lost.into_iter().map(|from| LinkName { from, to: id.clone(), kind: None }).collect()
-    }
-
     /// Another shard's memory, to which this one links, exists now.
     pub fn live(&mut self, key: MemoryKey) {
         if let Some(node) = self.graph.find(key) {
@@ -537,7 +473,6 @@ impl Space {
             }
         }
         self.exchange_merged(s);
-        self.forget_link_times();
     }
 
     /// When a link was written last, as far as records that were replayed say.
@@ -545,7 +480,7 @@ impl Space {
         self.link_times.get(&link_hash(from, to)).copied().unwrap_or_default()
     }
 
-    /// Replay is over.
+    /// What is in the log has been told, and answered.
     pub fn forget_link_times(&mut self) {
         self.link_times = KeyMap::default();
     }

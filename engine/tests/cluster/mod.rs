@@ -8,6 +8,7 @@ mod copies;
 mod images;
 mod isolation;
 mod life;
+mod races;
 mod redistribution;
 mod slices;
 mod writes;

@@ -1,0 +1,135 @@
+//! News of deletions: links to what is gone go with it, wherever they leave from.
+//!
+//! *Invariants*: other shards hear of a deletion once it is durable, and never of one that a crash
+//! would undo; a deletion is acknowledged when they have taken the links away, durably. So what is
+//! written after that, on any shard, has nothing to do with it.
+//!
+//! *Not here*: what goes with a memory on its own shard (`space`), what shards tell each other of
+//! deletions after a start (`recovery`).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::key::{MemoryKey, ShardIx};
+use crate::mesh::{Ask, OpId, Reply};
+use crate::model::{SpaceName, Timestamp};
+use crate::request::{Rejection, Wait};
+
+use super::home::Then;
+use super::{Shard, poisoned};
+
+/// Who waits for a deletion.
+pub(super) struct Deleted {
+    to: ShardIx,
+    op: OpId,
+    reply: Reply,
+}
+
+/// Memories that were deleted together, and who waits for that.
+struct Undurable {
+    sequence: u64,
+    memories: Vec<(SpaceName, MemoryKey)>,
+    waiting: Deleted,
+}
+
+/// Deletions of which other shards have not heard.
+#[derive(Default)]
+pub(super) struct Forgets {
+    undurable: VecDeque<Undurable>,
+    being_told: u32,
+}
+
+impl Forgets {
+    /// Every shard has heard of every deletion.
+    pub(super) fn is_over(&self) -> bool {
+        self.undurable.is_empty() && self.being_told == 0
+    }
+}
+
+impl Shard {
+    /// Replies to a deletion when it is as durable as was asked for. Where there are other shards it
+    /// is durable in any case: before they have heard of it, what is written next could go with it.
+    pub(super) fn reply_forgotten(
+        &mut self,
+        to: ShardIx,
+        op: OpId,
+        reply: Reply,
+        wait: Wait,
+        memories: Vec<(SpaceName, MemoryKey)>,
+    ) {
+        if self.partitioner.shards() == 1 || memories.is_empty() {
+            return self.reply_written(to, op, reply, wait);
+        }
+        let (sequence, waiting) = (self.sequence, Deleted { to, op, reply });
+        self.forgets.undurable.push_back(Undurable { sequence, memories, waiting });
+    }
+
+    /// Tells the other shards of deletions that have become durable.
+    pub(super) fn tell_forgotten(&mut self) {
+        let mut memories: Vec<(SpaceName, Vec<MemoryKey>)> = Vec::new();
+        let mut waiting = Vec::new();
+        let durable = self.durable;
+        while let Some(deletion) =
+            self.forgets.undurable.pop_front_if(|deletion| deletion.sequence <= durable)
+        {
+            for (space, key) in deletion.memories {
+                match memories.iter_mut().find(|(name, _)| *name == space) {
+                    Some((_, keys)) => keys.push(key),
+                    None => memories.push((space, vec![key])),
+                }
+            }
+            waiting.push(deletion.waiting);
+        }
+        if memories.is_empty() {
+            return;
+        }
+        let memories = Arc::new(memories);
+        let others = (0..self.partitioner.shards()).map(ShardIx).filter(|shard| *shard != self.me);
+        let asks = others.map(|shard| (shard, Ask::Forget(memories.clone()))).collect();
+        self.forgets.being_told += 1;
+        self.start(None, Then::Forgotten(waiting), asks);
+    }
+
+    /// The other shards have heard of deletions, or one of them can't make that durable.
+    pub(super) fn forgotten(&mut self, deleted: Vec<Deleted>, refused: Option<Rejection>) {
+        self.forgets.being_told -= 1;
+        for Deleted { to, op, reply } in deleted {
+            self.reply(to, op, refused.clone().map_or(Ok(reply), Err));
+        }
+    }
+
+    /// The log can't be written: what is not durable by now never will be.
+    pub(super) fn refuse_forgets(&mut self) {
+        for Undurable { waiting, .. } in std::mem::take(&mut self.forgets.undurable) {
+            self.reply(waiting.to, waiting.op, Err(poisoned()));
+        }
+    }
+
+    /// Memories of another shard are gone.
+    pub(super) fn on_forget(
+        &mut self,
+        from: ShardIx,
+        op: OpId,
+        memories: &[(SpaceName, Vec<MemoryKey>)],
+    ) {
+        let before = self.sequence;
+        let mut is_lost = false;
+        for (name, keys) in memories {
+            for key in keys {
+                // After recovery no link has a time of its own: all that are there go.
+                let gone = self.with_space(name, |space, s| space.gone(*key, Timestamp::MAX, s));
+                // A space that was dropped meanwhile has no links.
+                let lost = gone.unwrap_or_default();
+                is_lost |= !lost.is_empty();
+                self.append_unlinks(name, lost);
+            }
+        }
+        if self.sequence == before && !is_lost {
+            return self.reply(from, op, Ok(Reply::Done));
+        }
+        if self.poisoned {
+            return self.reply(from, op, Err(poisoned()));
+        }
+        self.reply_when_durable(from, op, Reply::Done);
+    }
+}
