@@ -238,6 +238,9 @@ async fn rise(start: &ShardStart, handle: &Handle) -> Result<(), ShardsError> {
         cache_bytes: start.cache_bytes,
     };
     let core = Core::new(me, shard, log, start.status.clone(), outbox, means);
+    // Before it hears anything: a shard that still replays answers nothing.
+    core.shard.borrow_mut().start_exchange(now());
+    core.drive(Event::Tick);
     let messages = glommio::executor().create_task_queue(
         Shares::Static(1000),
         Latency::Matters(PREEMPT_TIMER),
@@ -266,7 +269,7 @@ async fn rise(start: &ShardStart, handle: &Handle) -> Result<(), ShardsError> {
     if me == ShardIx(0) {
         glommio::spawn_local(run_sweeps(handle.clone(), start.sweep_pause)).detach();
     }
-    glommio::spawn_local(exchange_and_open(core, handle.clone())).detach();
+    glommio::spawn_local(open_once_told(core, handle.clone())).detach();
     Ok(())
 }
 
@@ -291,13 +294,11 @@ fn enter_unless_poisoned(status: &Status, me: ShardIx, phase: Phase) {
     }
 }
 
-/// Tells the other shards what the log said, waits to hear the same of them, then serves once it
-/// is warm; gives up where the server is told to stop.
-async fn exchange_and_open(core: Rc<Core>, handle: Handle) {
+/// Waits to hear what the logs of the other shards said, then serves once it is warm; gives up
+/// where the server is told to stop.
+async fn open_once_told(core: Rc<Core>, handle: Handle) {
     let counters = core.counters();
     let goes_on = |phase| counters.phase() == phase && !core.status.life().is_told_to_stop();
-    core.shard.borrow_mut().start_exchange(now());
-    core.drive(Event::Tick);
     while !core.shard.borrow().is_recovered() && goes_on(Phase::Recovering) {
         glommio::timer::sleep(WAIT_PAUSE).await;
     }
