@@ -3,11 +3,12 @@
 use std::path::Path;
 
 /// Crates of the workspace and those that each may use, tests included.
-const DIRECTIONS: [(&str, &[&str]); 7] = [
+const DIRECTIONS: [(&str, &[&str]); 8] = [
     ("engine", &[]),
     ("shards/cold", &[]),
     ("platform", &[]),
     ("shards", &["cold", "engine", "platform"]),
+    ("shards/sim", &["engine", "shards"]),
     ("net", &["engine", "platform"]),
     ("bench", &["engine"]),
     ("ops", &["bench", "cold", "engine", "net", "platform", "shards"]),

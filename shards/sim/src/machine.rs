@@ -1,0 +1,712 @@
+//! A machine of several cores: the real shards, logs and recovery on a simulated mesh, clock and disk.
+//!
+//! *Invariants*: one thing happens at a time, in the order of the simulated time; envelopes between
+//! two shards arrive in the order in which they were sent; everything follows from the plan.
+//!
+//! *Not here*: clients (`workload`), what their answers must be (`model`, `check`).
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::path::PathBuf;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use engram_engine::image::Header;
+use engram_engine::key::{Partitioner, ShardIx};
+use engram_engine::mesh::{Ask, Envelope, Message};
+use engram_engine::model::Timestamp;
+use engram_engine::request::{Answer, Rejection, Request};
+use engram_engine::shard::{
+    Effect, Event, FetchId, Remaining, Settled, Shard, ShardConfig, ShardImage, Ticket,
+};
+use engram_shards::ShardsError;
+use engram_shards::log::{Flushed, Log};
+use engram_shards::recover::{Recovery, Step};
+use engram_shards::segment::{SegmentHeader, segment_number};
+
+use crate::disk::SimDisk;
+use crate::plan::{Plan, Planted};
+use crate::random::Random;
+
+/// What a client is answered.
+pub type Outcome = Result<Answer, Rejection>;
+
+type Flush = Pin<Box<dyn Future<Output = Result<Flushed, ShardsError>>>>;
+type Read = Pin<Box<dyn Future<Output = Result<Rc<[u8]>, ShardsError>>>>;
+
+const DIRECTORY: u64 = 77;
+const SECRET: [u64; 2] = [7, 11];
+/// The simulated time at which a run begins, in microseconds since 1970.
+const BEGINNING: i64 = 1_700_000_000_000_000;
+const TICK_US: u64 = 5000;
+const BACKGROUND_US: u64 = 200;
+/// Between two looks whether all shards stand still for an image.
+const LOOK_US: u64 = 200;
+/// Looks after which a set of images is given up.
+const LOOKS_MAX: u64 = 60;
+
+/// Something that is to happen.
+#[derive(Debug)]
+enum Happening {
+    Client(usize),
+    Rise(u16),
+    Deliver { from: u16, to: u16, envelope: Box<Envelope> },
+    Flush(u16),
+    DiskCall { core: u16, call: u64 },
+    Work(u16),
+    Tick(u16),
+    Freeze(u16),
+    Look,
+    Thaw(u16),
+}
+
+/// What happened last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happened {
+    /// A client is to ask something.
+    Client(usize),
+    /// Something within the machine.
+    Within,
+    /// Nothing: nothing is under way.
+    Nothing,
+}
+
+struct Core {
+    shard: Shard,
+    log: Rc<Log<SimDisk>>,
+    flush: Option<Flush>,
+    reads: Vec<(FetchId, Read)>,
+    pending: VecDeque<Event>,
+    inbox: VecDeque<(u16, Envelope)>,
+    is_up: bool,
+    is_poisoned: bool,
+    is_frozen: bool,
+    works: bool,
+    ticks: bool,
+    /// Where the last durable batch of this life begins: what lies before it can be missed.
+    missable: Option<(u32, u64)>,
+}
+
+/// A bit that changed by itself.
+#[derive(Clone, Debug)]
+struct Rot {
+    path: PathBuf,
+    byte: usize,
+    bit: u8,
+}
+
+/// How a start went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Started {
+    /// From the logs alone.
+    Logs,
+    /// From images and what the logs say since.
+    Images,
+}
+
+/// The machine.
+pub struct Machine {
+    plan: Plan,
+    random: Random,
+    partitioner: Partitioner,
+    disk: SimDisk,
+    cores: Vec<Core>,
+    queue: BinaryHeap<Reverse<(u64, u64)>>,
+    happenings: BTreeMap<u64, Happening>,
+    next_happening: u64,
+    /// Microseconds since the beginning.
+    time_us: u64,
+    /// By how much the wall clock is wrong, in microseconds.
+    clock_offset: i64,
+    last_arrival: BTreeMap<(u16, u16), u64>,
+    replies: Vec<(u64, Outcome)>,
+    trace: u64,
+    starts: u64,
+    /// The newest set of images.
+    images: Option<Vec<Vec<u8>>>,
+    sets: u64,
+    /// Looks until a set under way is given up.
+    looks: u64,
+    rot: Option<Rot>,
+}
+
+impl Machine {
+    /// A machine with an empty disk, started.
+    ///
+    /// # Errors
+    /// What its start said, which on an empty disk is a bug.
+    pub fn new(plan: &Plan) -> Result<Self, ShardsError> {
+        let mut random = Random::new(plan.seed ^ 0x4D41_4348);
+        let disk = SimDisk::new(random.bits(), plan.disk);
+        let mut machine = Self {
+            plan: plan.clone(),
+            random,
+            partitioner: Partitioner::new(SECRET, plan.shards),
+            disk,
+            cores: Vec::new(),
+            queue: BinaryHeap::new(),
+            happenings: BTreeMap::new(),
+            next_happening: 0,
+            time_us: 0,
+            clock_offset: 0,
+            last_arrival: BTreeMap::new(),
+            replies: Vec::new(),
+            trace: plan.seed,
+            starts: 0,
+            images: None,
+            sets: 0,
+            looks: 0,
+            rot: None,
+        };
+        machine.start()?;
+        Ok(machine)
+    }
+
+    /// A hash of everything that happened.
+    pub fn trace(&self) -> u64 {
+        self.trace
+    }
+
+    /// Microseconds since the beginning.
+    pub fn time_us(&self) -> u64 {
+        self.time_us
+    }
+
+    /// Where the files of a shard are.
+    pub fn folder(shard: u16) -> PathBuf {
+        PathBuf::from(format!("/data/shard-{shard:04}"))
+    }
+
+    /// The wall clock.
+    pub fn now(&self) -> Timestamp {
+        let time = i64::try_from(self.time_us).expect("a run ends before that");
+        Timestamp(BEGINNING + time + self.clock_offset)
+    }
+
+    /// Sets the wall clock forwards or backwards.
+    pub fn jump_clock(&mut self) {
+        let jump = self.random.below(20_000_000);
+        self.clock_offset += i64::try_from(jump).expect("20 seconds") - 10_000_000;
+    }
+
+    /// Shards that take requests.
+    pub fn open_homes(&self) -> Vec<u16> {
+        let open = |(_, core): &(u16, &Core)| core.is_up && core.shard.is_recovered();
+        (0..).zip(&self.cores).filter(open).map(|(me, _)| me).collect()
+    }
+
+    /// All shards take requests.
+    pub fn is_open(&self) -> bool {
+        self.open_homes().len() == self.cores.len()
+    }
+
+    /// Some log can't be written any more.
+    pub fn is_poisoned(&self) -> bool {
+        self.cores.iter().any(|core| core.is_poisoned)
+    }
+
+    /// A client asks.
+    pub fn request(&mut self, home: u16, ticket: u64, request: Request) {
+        self.note(&[0, u64::from(home), ticket]);
+        self.drive(home, Event::Request { ticket: Ticket(ticket), request });
+        self.tick_later(home);
+    }
+
+    /// Answers since it was asked last.
+    pub fn take_replies(&mut self) -> Vec<(u64, Outcome)> {
+        std::mem::take(&mut self.replies)
+    }
+
+    /// A client acts later.
+    pub fn wake_client(&mut self, client: usize, after_us: u64) {
+        self.schedule(after_us, Happening::Client(client));
+    }
+
+    /// Lets the next thing happen.
+    pub fn advance(&mut self) -> Happened {
+        let Some(Reverse((time, number))) = self.queue.pop() else { return Happened::Nothing };
+        let happening = self.happenings.remove(&number).expect("each is scheduled once");
+        self.time_us = time;
+        match happening {
+            Happening::Client(client) => {
+                self.note(&[1, time, client as u64]);
+                return Happened::Client(client);
+            }
+            Happening::Rise(me) => self.rise(me),
+            Happening::Deliver { from, to, envelope } => {
+                self.note(&[2, time, u64::from(from), u64::from(to)]);
+                let core = &mut self.cores[usize::from(to)];
+                if core.is_up {
+                    self.drive(to, Event::Envelope { from: ShardIx(from), envelope: *envelope });
+                } else {
+                    core.inbox.push_back((from, *envelope));
+                }
+            }
+            Happening::Flush(me) => {
+                self.note(&[3, time, u64::from(me)]);
+                self.begin_flush(me);
+            }
+            Happening::DiskCall { core, call } => {
+                self.note(&[4, time, u64::from(core), call]);
+                self.disk.end(call);
+                self.poll_disk(core);
+            }
+            Happening::Work(me) => self.work(me),
+            Happening::Freeze(me) => self.freeze(me),
+            Happening::Look => self.look(),
+            Happening::Thaw(me) => self.thaw(me),
+            Happening::Tick(me) => {
+                self.cores[usize::from(me)].ticks = false;
+                self.drive(me, Event::Tick);
+                self.tick_later(me);
+            }
+        }
+        Happened::Within
+    }
+
+    /// The process dies, by a power cut or alone: what is in memory and on its way is lost.
+    pub fn crash(&mut self) {
+        self.note(&[5, self.time_us]);
+        self.rot = if self.plan.bit_rot { self.draw_rot() } else { None };
+        self.cores.clear();
+        self.replies.clear();
+        self.last_arrival.clear();
+        self.looks = 0;
+        self.queue.clear();
+        self.happenings.clear();
+        if self.random.permille(300) { self.disk.kill() } else { self.disk.cut() }
+    }
+
+    /// Starts from what is on the disk; the power may go again meanwhile.
+    ///
+    /// # Errors
+    /// What recovery says.
+    pub fn start(&mut self) -> Result<Started, ShardsError> {
+        let started = loop {
+            let fuse = self.starts > 0 && self.random.permille(200);
+            self.disk.set_fuse(fuse.then(|| self.random.below(12)));
+            let from_images = self.images.is_some() && self.random.permille(800);
+            let recovered = self.recover(from_images);
+            let is_blown = self.disk.is_blown();
+            self.disk.set_fuse(None);
+            match recovered {
+                Err(_) if is_blown => self.disk.cut(),
+                Err(error) => return Err(error),
+                Ok(true) => break if from_images { Started::Images } else { Started::Logs },
+                // An image was refused: none is used.
+                Ok(false) => self.images = None,
+            }
+        };
+        self.starts += 1;
+        for me in 0..self.plan.shards {
+            let after = self.random.delay(200);
+            self.schedule(after, Happening::Rise(me));
+        }
+        Ok(started)
+    }
+
+    /// Mends the bit that changed by itself; false where none did.
+    pub fn mend_rot(&mut self) -> bool {
+        let Some(Rot { path, byte, bit }) = self.rot.take() else { return false };
+        self.disk.flip_bit(&path, byte, bit);
+        true
+    }
+
+    /// Flips a bit of what was acknowledged and can be missed: not of the last batch of a log, which
+    /// nothing tells from one that was torn.
+    fn draw_rot(&mut self) -> Option<Rot> {
+        let me = u16::try_from(self.random.index(self.cores.len())).expect("few cores");
+        let (segment, before) = self.cores[usize::from(me)].missable?;
+        let files = self.disk.files(&Self::folder(me));
+        let within = |path: &PathBuf| segment_number(path).is_some_and(|n| n <= segment);
+        let files: Vec<PathBuf> = files.into_iter().filter(within).collect();
+        let path = files.get(self.random.index(files.len().max(1)))?.clone();
+        let bytes = if segment_number(&path) == Some(segment) { before } else { before.max(8192) };
+        let byte = usize::try_from(self.random.below(bytes)).expect("segments are small here");
+        let bit = u8::try_from(self.random.below(8)).expect("below 8");
+        self.disk.flip_bit(&path, byte, bit);
+        Some(Rot { path, byte, bit })
+    }
+
+    /// Recovers every core; false where an image can't be used.
+    fn recover(&mut self, from_images: bool) -> Result<bool, ShardsError> {
+        self.cores.clear();
+        self.disk.set_at_once(true);
+        let images = if from_images { self.images.take() } else { None };
+        let recovered = (0..self.plan.shards).try_for_each(|me| {
+            let image = images.as_ref().map(|images| &images[usize::from(me)][..]);
+            self.cores.extend(at_once(self.recover_core(me, image))?);
+            Ok(())
+        });
+        self.disk.set_at_once(false);
+        if from_images {
+            self.images = images;
+        }
+        recovered.map(|()| self.cores.len() == usize::from(self.plan.shards))
+    }
+
+    async fn recover_core(
+        &self,
+        me: u16,
+        image: Option<&[u8]>,
+    ) -> Result<Option<Core>, ShardsError> {
+        let config = ShardConfig { me: ShardIx(me), partitioner: self.partitioner, seed: 5 };
+        let header = SegmentHeader {
+            directory: DIRECTORY,
+            shard: me,
+            generation: 1,
+            segment: 1,
+            first_sequence: 1,
+            first_batch: 0,
+            nonce: self.starts + 1,
+            compacted: None,
+        };
+        let (disk, folder) = (self.disk.of_core(me), Self::folder(me));
+        let mut recovery = Recovery::open(disk.clone(), &folder, header).await?;
+        let (mut shard, mut is_first, mut next) = (Shard::new(config), true, None);
+        if let Some(mut image) = image {
+            let read = ShardImage::read(&mut image);
+            let (mut header, image) = read.expect("an image that is not damaged reads back");
+            if self.plan.planted == Some(Planted::ImageTooNew) {
+                header.sequence += 1;
+            }
+            match recovery.seek(&header).await? {
+                Ok(segment) => next = segment,
+                Err(_) => return Ok(None),
+            }
+            shard = Shard::from_image(config, image);
+        }
+        if next.is_none() {
+            next = recovery.next_segment().await?;
+        }
+        while let Some(mut segment) = next {
+            if self.plan.planted == Some(Planted::RecordSkipped) && !is_first {
+                segment.step_with(|_, _| Ok(()))?;
+            }
+            while segment.step(&mut shard)? == Step::Record {}
+            is_first = false;
+            recovery.segment_done(&segment).await?;
+            next = recovery.next_segment().await?;
+        }
+        let start = recovery.finish().await?;
+        let log = Rc::new(Log::new(disk, &folder, start, self.plan.segment_bytes));
+        Ok(Some(Core {
+            shard,
+            log,
+            flush: None,
+            reads: Vec::new(),
+            pending: VecDeque::new(),
+            inbox: VecDeque::new(),
+            is_up: false,
+            is_poisoned: false,
+            is_frozen: false,
+            works: false,
+            ticks: false,
+            missable: None,
+        }))
+    }
+
+    /// A core is done with its log: it tells the others, and hears what they told meanwhile.
+    fn rise(&mut self, me: u16) {
+        self.note(&[6, self.time_us, u64::from(me)]);
+        let now = self.now();
+        let core = &mut self.cores[usize::from(me)];
+        core.is_up = true;
+        core.shard.start_exchange(now);
+        let inbox = std::mem::take(&mut core.inbox);
+        self.drive(me, Event::Tick);
+        for (from, envelope) in inbox {
+            self.drive(me, Event::Envelope { from: ShardIx(from), envelope });
+        }
+    }
+
+    /// Steps a shard with an event, and with all that follows from it there.
+    fn drive(&mut self, me: u16, event: Event) {
+        self.cores[usize::from(me)].pending.push_back(event);
+        let mut effects = Vec::new();
+        loop {
+            let now = self.now();
+            let core = &mut self.cores[usize::from(me)];
+            match core.pending.pop_front() {
+                Some(event) => core.shard.step(now, event),
+                None if core.shard.has_local() => core.shard.step(now, Event::Local),
+                None => break,
+            }
+            core.shard.effects(&mut effects);
+            effects.drain(..).for_each(|effect| self.perform(me, effect));
+        }
+        self.work_later(me, 1);
+        self.schedule_disk();
+    }
+
+    fn perform(&mut self, me: u16, effect: Effect) {
+        match effect {
+            Effect::Send { to, envelope } => self.send(me, to.0, envelope),
+            Effect::Append { sequence, draft, place } => {
+                let head = draft
+                    .head
+                    .iter()
+                    .fold(0u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+                self.note(&[7, u64::from(me), sequence, head]);
+                let early = self.plan.planted == Some(Planted::EarlyAcknowledgement);
+                let core = &mut self.cores[usize::from(me)];
+                let is_idle = core.log.is_flushed();
+                let address = core.log.append(sequence, &draft);
+                if let Some(place) = place {
+                    core.shard.placed(place, address);
+                }
+                if early {
+                    core.pending.push_back(Event::Durable { sequence, log_bytes: 0 });
+                }
+                if is_idle && !core.is_poisoned {
+                    let after = self.random.delay(5);
+                    self.schedule(after, Happening::Flush(me));
+                }
+            }
+            Effect::Fetch { fetch, address, tail } => {
+                let tail_bytes = if tail { address.tail_bytes } else { 0 };
+                let bytes = (address.head_bytes + tail_bytes) as usize;
+                let core = &mut self.cores[usize::from(me)];
+                match core.log.unwritten(address, bytes) {
+                    Some(bytes) => {
+                        core.pending.push_back(Event::Fetched { fetch, bytes: Ok(bytes) });
+                    }
+                    None => {
+                        let log = core.log.clone();
+                        let read = async move { log.read(address, bytes).await };
+                        core.reads.push((fetch, Box::pin(read)));
+                        self.poll_reads(me);
+                    }
+                }
+            }
+            Effect::Reply { ticket, outcome } => self.replies.push((ticket.0, outcome)),
+            Effect::FetchCold { .. } | Effect::StoreCold { .. } => {
+                unreachable!("no workload uses the cold tier")
+            }
+        }
+    }
+
+    fn send(&mut self, from: u16, to: u16, mut envelope: Envelope) {
+        if self.plan.planted == Some(Planted::LostMessage) && self.random.permille(2) {
+            return;
+        }
+        if self.plan.planted == Some(Planted::LostNews)
+            && let Message::Ask(_, Ask::Forget(memories)) = &mut envelope.message
+        {
+            *memories = Default::default();
+        }
+        let sent = self.time_us + self.random.delay(self.plan.message_us);
+        let last = self.last_arrival.entry((from, to)).or_default();
+        let overtakes = self.plan.planted == Some(Planted::Overtaking);
+        let arrival = if overtakes { sent } else { sent.max(*last) };
+        *last = arrival;
+        let happening = Happening::Deliver { from, to, envelope: Box::new(envelope) };
+        self.schedule(arrival - self.time_us, happening);
+    }
+
+    fn begin_flush(&mut self, me: u16) {
+        let core = &mut self.cores[usize::from(me)];
+        if core.flush.is_some() || core.is_poisoned || core.log.is_flushed() {
+            return;
+        }
+        let log = core.log.clone();
+        core.flush = Some(Box::pin(async move { log.flush().await }));
+        self.poll_disk(me);
+    }
+
+    /// Goes on with what waits for the disk.
+    fn poll_disk(&mut self, me: u16) {
+        let core = &mut self.cores[usize::from(me)];
+        let polled = core.flush.as_mut().map(poll_once);
+        match polled {
+            None | Some(Poll::Pending) => {}
+            Some(Poll::Ready(Ok(flushed))) => {
+                core.flush = None;
+                let durable = core.log.durable();
+                core.missable = Some((durable.segment, durable.end - flushed.bytes));
+                if !core.log.is_flushed() {
+                    let after = self.random.delay(3);
+                    self.schedule(after, Happening::Flush(me));
+                }
+                if self.plan.planted != Some(Planted::EarlyAcknowledgement) {
+                    let log_bytes = self.cores[usize::from(me)].log.bytes();
+                    self.drive(me, Event::Durable { sequence: flushed.sequence, log_bytes });
+                }
+            }
+            Some(Poll::Ready(Err(_))) => {
+                core.flush = None;
+                core.is_poisoned = true;
+                self.drive(me, Event::Poisoned);
+            }
+        }
+        self.poll_reads(me);
+        self.schedule_disk();
+    }
+
+    fn poll_reads(&mut self, me: u16) {
+        let core = &mut self.cores[usize::from(me)];
+        let mut came = Vec::new();
+        core.reads.retain_mut(|(fetch, read)| match poll_once(read) {
+            Poll::Pending => true,
+            Poll::Ready(bytes) => {
+                let bytes = bytes.map_err(|error| error.to_string());
+                came.push(Event::Fetched { fetch: *fetch, bytes });
+                false
+            }
+        });
+        for event in came {
+            self.drive(me, event);
+        }
+    }
+
+    fn work(&mut self, me: u16) {
+        self.note(&[8, self.time_us, u64::from(me)]);
+        let now = self.now();
+        let mut effects = Vec::new();
+        let core = &mut self.cores[usize::from(me)];
+        core.works = false;
+        let remaining = core.shard.work(now);
+        core.shard.effects(&mut effects);
+        effects.drain(..).for_each(|effect| self.perform(me, effect));
+        let core = &mut self.cores[usize::from(me)];
+        if core.shard.has_local() || !core.pending.is_empty() {
+            let event = core.pending.pop_front().unwrap_or(Event::Local);
+            self.drive(me, event);
+        }
+        match remaining {
+            Remaining::Nothing => {}
+            Remaining::Foreground => self.work_later(me, 1),
+            Remaining::Background => {
+                let after = self.random.delay(BACKGROUND_US);
+                self.work_later(me, after);
+            }
+        }
+        self.schedule_disk();
+    }
+
+    fn work_later(&mut self, me: u16, after_us: u64) {
+        let core = &mut self.cores[usize::from(me)];
+        // Before it has heard of the others a shard makes no indexes.
+        if core.works || !core.shard.is_recovered() {
+            return;
+        }
+        core.works = true;
+        self.schedule(after_us, Happening::Work(me));
+    }
+
+    fn tick_later(&mut self, me: u16) {
+        let core = &mut self.cores[usize::from(me)];
+        if !core.ticks && core.shard.in_flight() > 0 {
+            core.ticks = true;
+            self.schedule(TICK_US, Happening::Tick(me));
+        }
+    }
+
+    fn schedule_disk(&mut self) {
+        for begun in self.disk.take_begun() {
+            let happening = Happening::DiskCall { core: begun.core, call: begun.call };
+            self.schedule(begun.takes_us, happening);
+        }
+    }
+
+    fn schedule(&mut self, after_us: u64, happening: Happening) {
+        let number = self.next_happening;
+        self.next_happening += 1;
+        self.happenings.insert(number, happening);
+        self.queue.push(Reverse((self.time_us + after_us, number)));
+    }
+
+    /// Begins a set of images, unless one is under way.
+    pub fn begin_images(&mut self) {
+        let is_frozen = self.cores.iter().any(|core| core.is_frozen);
+        if self.looks > 0 || is_frozen || !self.is_open() {
+            return;
+        }
+        self.looks = LOOKS_MAX;
+        for me in 0..self.plan.shards {
+            let after = self.random.delay(100);
+            self.schedule(after, Happening::Freeze(me));
+        }
+        self.schedule(LOOK_US, Happening::Look);
+    }
+
+    fn freeze(&mut self, me: u16) {
+        let core = &mut self.cores[usize::from(me)];
+        if self.looks > 0 {
+            core.shard.freeze();
+            core.is_frozen = true;
+        }
+    }
+
+    /// Takes the set once nothing is under way between shards, or gives it up.
+    fn look(&mut self) {
+        self.looks -= 1;
+        let settled: Vec<Settled> = self.cores.iter().map(|core| core.shard.settled()).collect();
+        let told: u64 = settled.iter().map(|s| s.told).sum();
+        let heard: u64 = settled.iter().map(|s| s.heard).sum();
+        if told == heard && settled.iter().all(|s| s.quiet) {
+            self.take_images();
+            self.looks = 0;
+        }
+        if self.looks > 0 {
+            return self.schedule(LOOK_US, Happening::Look);
+        }
+        for me in 0..self.plan.shards {
+            let after = self.random.delay(100);
+            self.schedule(after, Happening::Thaw(me));
+        }
+    }
+
+    fn take_images(&mut self) {
+        self.sets += 1;
+        let mut images = Vec::new();
+        for (me, core) in (0..).zip(&mut self.cores) {
+            // A shard whose log can't be written has none.
+            let Ok(image) = core.shard.hold() else { return };
+            let place = core.log.place();
+            let header = Header {
+                directory: DIRECTORY,
+                generation: 1,
+                shards: self.plan.shards,
+                shard: me,
+                set: self.sets,
+                sequence: image.sequence(),
+                segment: place.segment,
+                nonce: place.nonce,
+                layout: place.layout,
+            };
+            let mut bytes = Vec::new();
+            image.write(&header, &mut bytes).expect("memory takes it");
+            images.push(bytes);
+        }
+        self.images = Some(images);
+    }
+
+    fn thaw(&mut self, me: u16) {
+        let core = &mut self.cores[usize::from(me)];
+        if std::mem::take(&mut core.is_frozen) {
+            core.shard.thaw();
+            self.drive(me, Event::Tick);
+        }
+    }
+
+    /// Adds what happened to the trace.
+    pub fn note(&mut self, what: &[u64]) {
+        for word in what {
+            self.trace = (self.trace.rotate_left(5) ^ word).wrapping_mul(0x517C_C1B7_2722_0A95);
+        }
+    }
+}
+
+fn poll_once<T>(future: &mut Pin<Box<dyn Future<Output = T>>>) -> Poll<T> {
+    future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Runs what ends without waiting.
+fn at_once<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => unreachable!("the disk answers at once"),
+    }
+}
