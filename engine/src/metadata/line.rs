@@ -136,7 +136,7 @@ mod tests {
                 (spot.at().to_bits(), spot.node().0),
                 (at.to_bits(), (draw >> 50) as u32 % 500)
             );
-            if (draw >> 20) % 3 == 0 {
+            if (draw >> 20).is_multiple_of(3) {
                 line.remove(spot);
                 set.remove(&spot);
             } else {

@@ -35,7 +35,7 @@ impl LogAddress {
         let fits = "a record lies within its segment, which is far below 4 GiB";
         Self {
             segment,
-            offset: u32::try_from(at).expect(fits) | edition % EDITIONS_TOLD_APART,
+            offset: u32::try_from(at).expect(fits) | (edition % EDITIONS_TOLD_APART),
             head_bytes: u32::try_from(record::HEADER_BYTES + head).expect(fits),
             tail_bytes: u32::try_from(tail).expect(fits),
         }

@@ -70,7 +70,7 @@ fn segments(directory: &Path) -> Vec<Vec<u8>> {
     let mut found = Vec::new();
     let mut folders = vec![directory.to_owned()];
     while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).expect("it is there").map(Result::unwrap) {
+        for entry in std::fs::read_dir(folder).expect("it is there").flatten() {
             let path = entry.path();
             if path.is_dir() {
                 folders.push(path);

@@ -20,7 +20,7 @@ fn fill(server: &Server, count: usize) {
     let memory = |id: String, i: usize, content: String| {
         let mut memory =
             json!({"id": id, "content": content, "metadata": {"title": format!("w{}", i % 13)}});
-        if i % 2 == 0 {
+        if i.is_multiple_of(2) {
             let x = i as f32;
             memory["embedding"] = json!([x.sin(), x.cos(), (x * 0.7).sin(), (x * 1.3).cos()]);
         }
@@ -270,7 +270,7 @@ fn what_is_little_present_goes_to_a_cold_tier_that_was_named_and_to_no_other() {
 
 #[test]
 fn what_is_demoted_to_s3_is_found_there_after_a_kill_and_comes_back() {
-    let (folder, moto, count) = (Folder::new(), Moto::start(), 60);
+    let (folder, mut moto, count) = (Folder::new(), Moto::start(), 60);
     let directory = folder.0.join("data");
     let host = moto.endpoint.trim_start_matches("http://").parse().expect("an address");
     let mut bucket = Connection::open(host, Duration::from_secs(30)).expect("moto accepts");
@@ -297,4 +297,6 @@ fn what_is_demoted_to_s3_is_found_there_after_a_kill_and_comes_back() {
     assert_eq!(undone["state"], "undone", "{}", undone["reason"]);
     settle(&server);
     assert_eq!(answers(&server, count), before);
+    moto.kill();
+    assert_eq!(answers(&server, count), before, "what is warm needs no tier");
 }

@@ -351,7 +351,8 @@ impl Machine {
         me: u16,
         image: Option<&[u8]>,
     ) -> Result<Option<Core>, ShardsError> {
-        let config = ShardConfig { me: ShardIx(me), partitioner: self.partitioner, seed: 5 };
+        let config =
+            ShardConfig { me: ShardIx(me), partitioner: self.partitioner, seed: 5, demotes: false };
         let header = SegmentHeader {
             directory: DIRECTORY,
             shard: me,

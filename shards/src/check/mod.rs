@@ -142,8 +142,12 @@ fn read_all(
     for me in 0..manifest.shards {
         let folder = shard_path(directory, manifest.generation, me);
         let partitioner = Partitioner::new(manifest.secret, manifest.shards);
-        let mut shard =
-            Shard::new(ShardConfig { me: ShardIx(me), partitioner, seed: manifest.secret[0] });
+        let mut shard = Shard::new(ShardConfig {
+            me: ShardIx(me),
+            partitioner,
+            seed: manifest.secret[0],
+            demotes: false,
+        });
         let expected = header(manifest, me);
         let read = LogCheck::read(&folder, expected, &mut shard, &mut checked, |bytes| {
             progress(bytes, total);

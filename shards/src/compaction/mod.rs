@@ -150,9 +150,7 @@ impl Compactor {
                 live.records += 1;
                 live.bytes += address.record_bytes();
             };
-            let shard = self.core.shard.borrow();
-            let more = shard.live_records(&mut so_far, ENTRIES_AT_ONCE, count);
-            drop(shard);
+            let more = self.core.shard.borrow().live_records(&mut so_far, ENTRIES_AT_ONCE, count);
             if !more {
                 return live;
             }
