@@ -47,7 +47,7 @@ fn recall(server: &Server, i: usize, tiers: &Value) -> Value {
 }
 
 /// All that cold segments below a folder hold, unpacked.
-fn unpacked(folder: &Path) -> Vec<u8> {
+pub fn unpacked(folder: &Path) -> Vec<u8> {
     let mut out = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -67,7 +67,7 @@ fn unpacked(folder: &Path) -> Vec<u8> {
     out
 }
 
-fn holds(bytes: &[u8], text: &str) -> bool {
+pub fn holds(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 

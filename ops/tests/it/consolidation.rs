@@ -2,11 +2,13 @@
 //! kills in the middle, undo, the cold tier.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use engram_bench::http::Connection;
 use serde_json::{Value, json};
 
+use crate::cold::{holds, unpacked};
 use crate::moto::Moto;
 use crate::server::{Folder, Server, eventually};
 
@@ -49,7 +51,8 @@ fn copies(count: usize) -> BTreeSet<String> {
 fn listed(server: &Server, merged: bool) -> BTreeSet<String> {
     let (mut ids, mut cursor) = (BTreeSet::new(), String::new());
     loop {
-        let path = format!("/api/v1/memories?limit=1000&include_merged={merged}&with={cursor}");
+        let path =
+            format!("/api/v1/memories?limit=1000&include_merged={merged}&with=metadata{cursor}");
         let page = server.ask("GET", &path, &Value::Null);
         let memories = page["memories"].as_array().expect("a page");
         ids.extend(memories.iter().map(|memory| memory["id"].as_str().expect("text").to_owned()));
@@ -299,4 +302,49 @@ fn what_is_demoted_to_s3_is_found_there_after_a_kill_and_comes_back() {
     assert_eq!(answers(&server, count), before);
     moto.kill();
     assert_eq!(answers(&server, count), before, "what is warm needs no tier");
+}
+
+/// The bytes of every file below a folder.
+fn files(folder: &Path) -> Vec<Vec<u8>> {
+    let below = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let below = below.map(|entry| entry.path());
+    let of = |path: PathBuf| match path.is_dir() {
+        true => files(&path),
+        false => vec![std::fs::read(&path).unwrap_or_default()],
+    };
+    below.flat_map(of).collect()
+}
+
+#[test]
+fn what_was_merged_or_demoted_and_then_forgotten_is_found_nowhere_on_the_disk() {
+    let (folder, count) = (Folder::new(), 40);
+    let (directory, cold) = (folder.0.join("data"), folder.0.join("cold"));
+    let url = format!("file://{}", cold.display());
+    let arguments = ["--shards", "2", "--cold-url", &url, "--sweep-interval", "200ms"];
+    let server = Server::start(&directory, &arguments);
+    let secret = |i: usize| format!("zqsecret{i}q");
+    let told = |name: &str, end: &str| -> Vec<Value> {
+        let content = |i| format!("it is {} and little else{end}", secret(i));
+        (0..count).map(|i| json!({"id": format!("{name}{i}"), "content": content(i)})).collect()
+    };
+    server.ask("POST", "/api/v1/memories/batch", &json!(told("first", "")));
+    server.ask("POST", "/api/v1/memories/batch", &json!(told("copy", "!")));
+    settle(&server);
+    let run = over(&server, RUNS, &json!({"threshold": 0.9}));
+    assert_eq!((&run["merged"], &run["demoted"]), (&json!(count), &json!(count)), "{run}");
+    assert!(holds(&unpacked(&cold), &secret(7)), "it went there");
+    let ids = (1..count).flat_map(|i| [format!("copy{i}"), format!("first{i}")]);
+    server.ask("POST", "/api/v1/forget", &json!({"ids": ids.collect::<Vec<_>>()}));
+    eventually("what is forgotten is found nowhere", || {
+        assert!(server.run(&["compact"]).status.success());
+        let mut bytes = files(&folder.0);
+        bytes.push(unpacked(&cold));
+        let secrets = bytes.iter().flat_map(|bytes| bytes.windows(10));
+        secrets
+            .filter(|window| window.starts_with(b"zqsecret"))
+            .all(|window| window.ends_with(b"0q"))
+    });
+    let left = server.ask("GET", "/api/v1/memories/copy0", &Value::Null);
+    assert_eq!((&left["merged_into"], left["content"].is_string()), (&json!("first0"), true));
+    assert!(server.ask("GET", "/api/v1/memories/first0", &Value::Null)["content"].is_string());
 }
