@@ -176,7 +176,6 @@ impl Shard {
                     }
                     self.send(to, crate::mesh::Message::Tell(name, tell));
                 }
-                self.spaces.values_mut().for_each(Space::forget_link_times);
             }
         }
         let name = SpaceName::default();
@@ -196,7 +195,7 @@ impl Shard {
     pub(super) fn on_answered(&mut self) {
         self.answered += 1;
         if self.is_recovered() {
-            self.spaces.values_mut().for_each(crate::space::Space::forget_link_times);
+            self.spaces.values_mut().for_each(Space::forget_link_times);
         }
     }
 
