@@ -226,6 +226,15 @@ where
 /// Reads the log, and begins to serve; where the server is told to stop meanwhile, does not.
 async fn rise(start: &ShardStart, handle: &Handle) -> Result<(), ShardsError> {
     let me = start.me;
+    let messages = glommio::executor().create_task_queue(
+        Shares::Static(1000),
+        Latency::Matters(PREEMPT_TIMER),
+        "mailbox",
+    );
+    let alarm = watchdog::listen(start.alarm.clone(), start.status.clone(), me.index());
+    glommio::spawn_local_into(alarm, messages)
+        .map_err(|error| ShardsError::Executor { reason: error.to_string() })?
+        .detach();
     start.status.shards()[me.index()].memory_node.settle(start.node);
     let folder = start.directory.shard_path(me.0);
     cure_iopoll_probe(&folder).await?;
@@ -241,17 +250,8 @@ async fn rise(start: &ShardStart, handle: &Handle) -> Result<(), ShardsError> {
     // Before it hears anything: a shard that still replays answers nothing.
     core.shard.borrow_mut().start_exchange(now());
     core.drive(Event::Tick);
-    let messages = glommio::executor().create_task_queue(
-        Shares::Static(1000),
-        Latency::Matters(PREEMPT_TIMER),
-        "mailbox",
-    );
     let inbox = core.clone().run_inbox(start.inbox.clone());
     glommio::spawn_local_into(inbox, messages)
-        .map_err(|error| ShardsError::Executor { reason: error.to_string() })?
-        .detach();
-    let alarm = watchdog::listen(start.alarm.clone(), start.status.clone(), me.index());
-    glommio::spawn_local_into(alarm, messages)
         .map_err(|error| ShardsError::Executor { reason: error.to_string() })?
         .detach();
     glommio::spawn_local_into(core.clone().run_cold(start.told.clone()), messages)

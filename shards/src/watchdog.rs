@@ -1,7 +1,8 @@
 //! A thread that wakes a shard which sleeps on work.
 //!
-//! *Invariants*: a shard is woken only where it had something to do at two looks and did nothing in
-//! between; waking one that runs changes nothing; an idle server is looked at four times a second.
+//! *Invariants*: a shard that serves is woken only where it had something to do at two looks and did
+//! nothing in between; one that does not serve yet has something to do at all times, and is woken at
+//! every look; waking one that runs changes nothing; an idle server is looked at four times a second.
 //!
 //! *Not here*: work that takes long (`stall`).
 
@@ -58,18 +59,25 @@ fn look(status: &Status, mut watched: Vec<Watched>) {
     while status.shards().iter().any(|shard| shard.phase() != Phase::Stopped) {
         std::thread::sleep(LOOK_EVERY);
         for (shard, (watched, counters)) in watched.iter_mut().zip(status.shards()).enumerate() {
-            if watched.sleeps(counters) {
+            let rises = counters.phase() < Phase::Running;
+            let sleeps = watched.sleeps(counters) && !rises;
+            if sleeps {
                 log::warn!("shard {shard} sleeps on work: it is woken");
+            }
+            if rises || sleeps {
                 let _ = watched.alarm.try_send(());
             }
         }
     }
 }
 
-/// Runs on the shard: that the alarm wakes it is all that it is for.
+/// Runs on the shard from its first moment: that the alarm wakes it is all that it is for.
 pub(crate) async fn listen(alarm: Receiver<()>, status: Arc<Status>, shard: usize) {
+    let counters = &status.shards()[shard];
     while alarm.recv_async().await.is_ok() {
-        Counters::add(&status.shards()[shard].woken, 1);
+        if counters.phase() >= Phase::Running {
+            Counters::add(&counters.woken, 1);
+        }
     }
 }
 
