@@ -603,6 +603,37 @@ fn a_crash_at_any_moment_leaves_each_memory_as_it_was_or_merged() {
     assert!(in_run > 20 && in_undo > 5, "crashes hit merges: {in_run} {in_undo}");
 }
 
+/// A kill right after an undo once left memories merged: the authority said `undone` before other
+/// shards had synced what came back.
+#[test]
+fn what_a_run_or_an_undo_did_is_durable_when_it_says_that_it_is_over() {
+    for seed in 0..20 {
+        let count = 30;
+        let mut cluster = filled(3, seed, count);
+        let all = listed(&mut cluster, false);
+        let run = start(&mut cluster, false).run.id;
+        until(&mut cluster, run, RunState::Done);
+        cluster.crash();
+        let left: BTreeSet<String> = all.difference(&copies(count)).cloned().collect();
+        assert_eq!(listed(&mut cluster, false), left, "seed {seed}");
+        ask(&mut cluster, 0, ConsolidateAsk::Undo(run)).expect("it is over");
+        until(&mut cluster, run, RunState::Undone);
+        cluster.crash();
+        assert_eq!(listed(&mut cluster, false), all, "seed {seed}");
+    }
+}
+
+/// Asks again and again until a run is in this state.
+fn until(cluster: &mut Cluster, run: RunId, state: RunState) {
+    for _ in 0..100_000 {
+        cluster.advance();
+        if ask(cluster, 0, ConsolidateAsk::One(run)).expect("it is known").run.state == state {
+            return;
+        }
+    }
+    panic!("the run is never {state:?}");
+}
+
 #[test]
 fn an_id_that_was_merged_is_taken() {
     let (mut cluster, _) = merged(2);

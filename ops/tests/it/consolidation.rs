@@ -156,9 +156,10 @@ fn a_server_that_is_told_to_stop_ends_a_run_and_the_next_goes_on() {
     let id = started["id"].as_str().expect("an id");
     let stopped = server.ask("GET", &format!("{RUNS}/{id}"), &Value::Null);
     assert_eq!(stopped["state"], "stopped");
-    let before = stopped["merged"].as_u64().expect("a number");
+    // What was under way when it was told to stop may have been done, and is listed then.
+    let merged = |run: &Value| run["merges"].as_array().map_or(0, Vec::len);
     let rest = over(&server, RUNS, &json!({}));
-    assert_eq!(before + rest["merged"].as_u64().expect("a number"), copies(count).len() as u64);
+    assert_eq!(merged(&stopped) + merged(&rest), copies(count).len());
 }
 
 #[test]

@@ -91,11 +91,11 @@ impl Shard {
                     let items = items.into_iter();
                     items.filter_map(|item| self.merge(space, run, item)).collect()
                 });
-                self.reply_consolidated(from, op, merged.map(ConsolidateReply::Merged));
+                self.reply_changed(from, op, merged.map(ConsolidateReply::Merged));
             }
             ConsolidateAsk::Prune { run, dry_run, from: node } => {
                 let pruned = self.prune(space, run, dry_run, node);
-                self.reply_consolidated(from, op, pruned);
+                self.reply_changed(from, op, pruned);
             }
             ConsolidateAsk::Return(run) => self.return_some(from, op, space, run),
             ConsolidateAsk::Faded { threshold, from: node } => {
@@ -122,6 +122,14 @@ impl Shard {
         reply: Result<ConsolidateReply, Rejection>,
     ) {
         self.reply(to, op, reply.map(Reply::Consolidated));
+    }
+
+    /// What was changed is said once it is durable: a run that is over is over after a kill too.
+    fn reply_changed(&mut self, to: ShardIx, op: OpId, reply: Result<ConsolidateReply, Rejection>) {
+        match reply {
+            Ok(reply) => self.reply_when_durable(to, op, Reply::Consolidated(reply)),
+            Err(rejection) => self.reply(to, op, Err(rejection)),
+        }
     }
 
     fn scan(&mut self, to: ShardIx, op: OpId, name: &SpaceName, of: ScanOf) {
@@ -335,7 +343,7 @@ impl Shard {
             self.collect(to, op, name, cold, With::ALL, Purpose::Undemote { more });
         } else {
             let reply = ConsolidateReply::Returned { more: false };
-            self.reply_consolidated(to, op, Ok(reply));
+            self.reply_changed(to, op, Ok(reply));
         }
     }
 
@@ -354,7 +362,7 @@ impl Shard {
             promoted += usize::from(self.promote(name, key, address, put));
         }
         let reply = came_back(promoted, count, failed, more);
-        self.reply_consolidated(to, op, reply);
+        self.reply_changed(to, op, reply);
     }
 
     /// What a memory was merged into is gone or changed.
@@ -385,7 +393,7 @@ impl Shard {
         }
         if let ReturnFor::Undo { more } = of {
             let reply = came_back(returned, count, failed, more);
-            self.reply_consolidated(to, op, reply);
+            self.reply_changed(to, op, reply);
         }
     }
 
