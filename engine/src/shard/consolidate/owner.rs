@@ -435,7 +435,7 @@ fn came_back(
 ) -> Result<ConsolidateReply, Rejection> {
     if returned == 0 && of > 0 {
         let changed = "what was to come back changed meanwhile; undo the run once more";
-        return Err(failed.unwrap_or_else(|| Rejection::new(Code::Unavailable, changed)));
+        return Err(failed.unwrap_or_else(|| Rejection::new(Code::Unreadable, changed)));
     }
     Ok(ConsolidateReply::Returned { more: more || returned < of })
 }

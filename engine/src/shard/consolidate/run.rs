@@ -16,7 +16,7 @@ use crate::life::run::{Run, RunPhase, RunState, RunView};
 use crate::mesh::{Ask, Found, Reply};
 use crate::model::{Memory, MemoryId, SpaceName, Timestamp};
 use crate::record::SpaceNumber;
-use crate::request::Rejection;
+use crate::request::{Code, Rejection};
 
 use super::super::Shard;
 use super::super::home::Then;
@@ -507,6 +507,10 @@ impl Shard {
         run.total = run.total.max(total * shards);
         match replies {
             Ok(replies) => run.take(awaited, replies),
+            // Another shard was told to stop before this one.
+            Err(rejection) if rejection.code == Code::Unavailable => {
+                self.end_run(number, RunState::Stopped, None);
+            }
             Err(rejection) => self.end_run(number, RunState::Failed, Some(rejection.detail)),
         }
     }
