@@ -144,7 +144,8 @@ fn a_run_is_tried_done_shown_and_taken_back_by_the_command_over_restarts() {
 
 #[test]
 fn a_server_that_is_told_to_stop_ends_a_run_and_the_next_goes_on() {
-    let (folder, count) = (Folder::new(), 1000);
+    // So many that the run is far from its end when the server hears that it has to stop.
+    let (folder, count) = (Folder::new(), 8000);
     let directory = folder.0.join("data");
     let server = Server::start(&directory, &["--shards", "2"]);
     fill(&server, count);
