@@ -72,12 +72,15 @@ run_cargo() {
 }
 
 # Prints the path of the release executable.
-release_binary() {
+release_binary() { binary release engram; }
+
+# binary PROFILE_FOLDER NAME: where cargo puts an executable.
+binary() {
     local target host
     host=$(cd "$top" && rustc -vV | sed -n 's/^host: //p')
     target=$(cd "$top" && cargo metadata --no-deps --format-version 1 --offline |
         sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
-    printf '%s/%s/release/engram\n' "$target" "$host"
+    printf '%s/%s/%s/%s\n' "$target" "$host" "$1" "$2"
 }
 
 # wait_until SECONDS COMMAND...: repeats the command until it succeeds.

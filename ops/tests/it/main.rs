@@ -6,7 +6,6 @@ mod cold;
 mod commands;
 mod compaction;
 mod consolidation;
-mod directions;
 mod durability;
 mod evaluation;
 mod formats;

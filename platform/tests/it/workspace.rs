@@ -7,11 +7,12 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Each crate and the crates of the workspace that it may use, in tests and builds too.
-const DIRECTIONS: [(&str, &[&str]); 7] = [
+const DIRECTIONS: [(&str, &[&str]); 8] = [
     ("engram-engine", &[]),
     ("engram-platform", &[]),
     ("engram-cold", &[]),
     ("engram-shards", &["engram-cold", "engram-engine", "engram-platform"]),
+    ("engram-sim", &["engram-engine", "engram-shards"]),
     ("engram-net", &["engram-engine", "engram-platform"]),
     (
         "engram",
