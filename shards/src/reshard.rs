@@ -114,22 +114,12 @@ impl<'a> Move<'a> {
         progress: &'a mut dyn FnMut(Progress),
     ) -> Result<Self, ShardsError> {
         let keys = Partitioner::new(new.secret, new.shards);
-        let header = |manifest: &Manifest, shard| SegmentHeader {
-            directory: manifest.directory,
-            shard,
-            generation: manifest.generation,
-            segment: 1,
-            first_sequence: 1,
-            first_batch: 0,
-            nonce,
-            compacted: None,
-        };
         let mut targets = Vec::new();
         for shard in 0..new.shards {
             let folder = shard_path(directory, new.generation, shard);
             make_directory(&folder)?;
             let start = LogStart {
-                header: header(new, shard),
+                header: SegmentHeader::first(new, shard, nonce),
                 last_sequence: 0,
                 log_bytes: 0,
                 last_place: LogPlace::default(),
@@ -143,7 +133,7 @@ impl<'a> Move<'a> {
         Ok(Self {
             keys,
             old_folders: folders.collect(),
-            old_header: header(old, 0),
+            old_header: SegmentHeader::first(old, 0, nonce),
             redistribution,
             surveys: Vec::new(),
             targets,

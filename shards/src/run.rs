@@ -343,16 +343,8 @@ async fn recover(
         seed: manifest.secret[0],
         demotes: start.demotes,
     };
-    let header = SegmentHeader {
-        directory: manifest.directory,
-        shard: start.me.0,
-        generation: manifest.generation,
-        segment: 1,
-        first_sequence: 1,
-        first_batch: 0,
-        nonce: u64::try_from(now().0).unwrap_or(1),
-        compacted: None,
-    };
+    let nonce = u64::try_from(now().0).unwrap_or(1);
+    let header = SegmentHeader::first(manifest, start.me.0, nonce);
     let (life, counters) = (start.status.life(), &start.status.shards()[start.me.index()]);
     let mut recovery = Recovery::open(RingDisk, folder, header).await?;
     let started = images::start(&start.images, &mut recovery, config, &start.status).await?;

@@ -7,6 +7,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::directory::Manifest;
+
 /// Bytes of a block: the unit of O_DIRECT and of padding.
 pub const BLOCK_BYTES: usize = 4096;
 /// Bytes of a segment.
@@ -66,6 +68,20 @@ pub enum NotAHeader {
 }
 
 impl SegmentHeader {
+    /// The first segment of a shard's log.
+    pub fn first(manifest: &Manifest, shard: u16, nonce: u64) -> Self {
+        Self {
+            directory: manifest.directory,
+            shard,
+            generation: manifest.generation,
+            segment: 1,
+            first_sequence: 1,
+            first_batch: 0,
+            nonce,
+            compacted: None,
+        }
+    }
+
     /// The first block of the segment.
     pub fn block(&self) -> [u8; BLOCK_BYTES] {
         let mut block = [0; BLOCK_BYTES];

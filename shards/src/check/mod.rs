@@ -148,7 +148,8 @@ fn read_all(
             seed: manifest.secret[0],
             demotes: false,
         });
-        let expected = header(manifest, me);
+        // The log says itself what its nonce is.
+        let expected = SegmentHeader::first(manifest, me, 0);
         let read = LogCheck::read(&folder, expected, &mut shard, &mut checked, |bytes| {
             progress(bytes, total);
         })?;
@@ -168,19 +169,6 @@ fn read_all(
         check_cold(directory, tier, &cold_use, &mut checked);
     }
     Ok(checked)
-}
-
-fn header(manifest: &Manifest, shard: u16) -> SegmentHeader {
-    SegmentHeader {
-        directory: manifest.directory,
-        shard,
-        generation: manifest.generation,
-        segment: 1,
-        first_sequence: 1,
-        first_batch: 0,
-        nonce: 0,
-        compacted: None,
-    }
 }
 
 fn log_bytes(directory: &Path, manifest: &Manifest) -> u64 {

@@ -41,16 +41,7 @@ fn fixture() -> Fixture {
     let folder = tempfile::tempdir_in(root).expect("a temporary folder can be made");
     let directory = Directory::open(folder.path(), 1).expect("it is new");
     let manifest = directory.manifest().clone();
-    let header = SegmentHeader {
-        directory: manifest.directory,
-        shard: 0,
-        generation: manifest.generation,
-        segment: 1,
-        first_sequence: 1,
-        first_batch: 0,
-        nonce: 3,
-        compacted: None,
-    };
+    let header = SegmentHeader::first(&manifest, 0, 3);
     let partitioner = Partitioner::new(manifest.secret, 1);
     let shard =
         ShardConfig { me: ShardIx(0), partitioner, seed: manifest.secret[0], demotes: false };
