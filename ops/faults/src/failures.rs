@@ -1,0 +1,283 @@
+//! Disks that fail without losing power: errors, short writes, bits that change, no room.
+//!
+//! *Invariants*: each failure ends with a power cut and a start, after which everything
+//! acknowledged is read back.
+//!
+//! *Not here*: power cuts under load (`cuts`).
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::device::{Failure, Often, Trouble};
+use crate::http::Connection;
+use crate::server::Server;
+use crate::site::{Site, WRITERS};
+use crate::volume::Format;
+use crate::world;
+use crate::writer::{End, Finding, ask, read_one};
+
+/// Writes of each writer before anything fails.
+const WRITES: u64 = 40;
+/// Writes of each writer until it has to have met the failure.
+const WRITES_MAX: u64 = 200;
+/// How often a write is tried again that was refused.
+const TRIES: usize = 5;
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug)]
+pub enum Scenario {
+    /// The disk fails like this, and then works again.
+    Trouble(Trouble, Often),
+    /// Bits change in what was written.
+    Rot,
+}
+
+/// All of them, by name.
+pub const ALL: [(&str, Scenario); 7] = [
+    ("EIO on one write", Scenario::Trouble(Trouble::Writes(Failure::Io), Often::Once)),
+    ("EIO on every write", Scenario::Trouble(Trouble::Writes(Failure::Io), Often::Always)),
+    // A loop device says EIO for it, as disks do.
+    (
+        "no room behind the disk",
+        Scenario::Trouble(Trouble::Writes(Failure::NoSpace), Often::Always),
+    ),
+    ("one short write", Scenario::Trouble(Trouble::ShortWrites, Often::Once)),
+    ("EIO on one sync", Scenario::Trouble(Trouble::Syncs, Often::Once)),
+    ("EIO on every sync", Scenario::Trouble(Trouble::Syncs, Often::Always)),
+    ("bit rot", Scenario::Rot),
+];
+
+/// Brings one about on a new volume; what was seen, in a few words.
+///
+/// # Errors
+/// What is not as it has to be.
+pub fn run(
+    scenario: Scenario,
+    format: Format,
+    seed: u64,
+    binary: &Path,
+    folder: &Path,
+) -> Result<String, String> {
+    let mut site = Site::new(folder, format, seed, 1, binary)?;
+    let mut server = site.launch.start()?;
+    server.ready()?;
+    for writer in &mut site.writers {
+        let mut connection = server.connect()?;
+        for _ in 0..WRITES {
+            let operation = writer.draw();
+            must(writer.write_one(&mut connection, operation) == End::Told, "a write is taken")?;
+        }
+    }
+    match scenario {
+        Scenario::Trouble(trouble, often) => fail(&mut site, server, trouble, often),
+        Scenario::Rot => rot(&mut site, server),
+    }
+}
+
+fn must(holds: bool, what: &str) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(format!("this does not hold: {what}")) }
+}
+
+fn nothing_found(findings: &[Finding]) -> Result<(), String> {
+    findings.first().map_or(Ok(()), |first| Err(format!("{first:?}")))
+}
+
+/// A failed write or sync: the shard takes no further write, reads go on, and it says why.
+fn fail(
+    site: &mut Site,
+    mut server: Server,
+    trouble: Trouble,
+    often: Often,
+) -> Result<String, String> {
+    site.volume.disk.device().trouble(Some((trouble, often)));
+    let mut refused = Vec::new();
+    let before = site.acknowledged();
+    for writer in &mut site.writers {
+        let mut connection = server.connect()?;
+        for _ in 0..WRITES_MAX {
+            let operation = writer.draw_put();
+            match writer.write_one(&mut connection, operation) {
+                End::Told => {}
+                End::Refused(503, body, operation) if code(&body) == "poisoned" => {
+                    refused.push((writer.number, operation));
+                    break;
+                }
+                end => return Err(format!("a failed disk ends a write with {end:?}")),
+            }
+        }
+    }
+    let after = site.acknowledged() - before;
+    site.volume.disk.device().trouble(None);
+    must(!refused.is_empty(), "a write meets the failure")?;
+    server.until("poisoned", |server| {
+        server.health().is_some_and(|(status, body)| {
+            let said: Value = serde_json::from_str(&body).unwrap_or_default();
+            let reason = said["reason"].as_str().unwrap_or_default();
+            status == 503 && said["phase"] == json!("poisoned") && reason.contains("log")
+        })
+    })?;
+    let log = server.log();
+    must(log.contains("refuses writes from now on"), &format!("the log says why: {log}"))?;
+    let mut connection = server.connect()?;
+    for (writer, operation) in &refused {
+        for _ in 0..TRIES {
+            let (status, body) = ask(&mut connection, &world::request(*writer, operation))?;
+            let is_refused = status == 503 && code(&body) == "poisoned";
+            must(is_refused, &format!("{operation:?} is refused again: {status} {body}"))?;
+        }
+    }
+    let unreadable = read_on(site, &mut connection)?;
+    // XFS shuts down where its own log can't be synced, and then no file can be read.
+    let may_shut_down = trouble == Trouble::Syncs && site.volume.format() == Format::Xfs;
+    must(unreadable == 0 || may_shut_down, "reads go on")?;
+    site.volume.disk.device().cut();
+    server.kill();
+    site.volume.come_back()?;
+    start_again(site)?;
+    let reads = if unreadable == 0 { "all reads went on" } else { "the file system shut down" };
+    Ok(format!(
+        "{} of {WRITERS} writers met it, {after} writes came through, {reads}",
+        refused.len()
+    ))
+}
+
+/// Reads everything from a server that refuses writes: right, or not at all. How many were refused.
+fn read_on(site: &Site, connection: &mut Connection) -> Result<usize, String> {
+    let mut refused = 0;
+    for writer in &site.writers {
+        for (memory, content, perhaps) in writer.contents() {
+            let (status, body) = ask(connection, &read_one(writer.number, memory))?;
+            let answer: Value = serde_json::from_str(&body).unwrap_or_default();
+            let text = answer["content"].as_str().unwrap_or_default();
+            let is_right = status == 200 && (text == content || perhaps.as_deref() == Some(text));
+            let is_refused = status == 500 && code(&body) == "unreadable";
+            must(is_right || is_refused, &format!("reads are right or refused: {status} {body}"))?;
+            refused += usize::from(is_refused);
+        }
+    }
+    Ok(refused)
+}
+
+fn code(body: &str) -> String {
+    let body: Value = serde_json::from_str(body).unwrap_or_default();
+    body["code"].as_str().unwrap_or_default().to_owned()
+}
+
+/// After a cut: everything is there, and writes are taken.
+fn start_again(site: &mut Site) -> Result<(), String> {
+    site.launch.forget_fast()?;
+    let mut server = site.launch.start()?;
+    server.ready()?;
+    nothing_found(&site.verify(&server)?)?;
+    for writer in &mut site.writers {
+        let operation = writer.draw();
+        let end = writer.write_one(&mut server.connect()?, operation);
+        must(end == End::Told, &format!("writes are taken again: {end:?}"))?;
+    }
+    Ok(())
+}
+
+/// Bits change under a server that started from an image, so that it has read none of the contents.
+fn rot(site: &mut Site, server: Server) -> Result<String, String> {
+    server.signal("TERM");
+    let (status, log) = server.ended()?;
+    must(status.success(), &format!("a server that was told to stop ends well: {log}"))?;
+    let mut server = site.launch.start()?;
+    server.ready()?;
+    // Something lies behind what rots: else it could not be told from a write that was torn.
+    let mut connection = server.connect()?;
+    let rotten = spoil(site);
+    for writer in &mut site.writers {
+        let operation = writer.draw_put();
+        must(writer.write_one(&mut connection, operation) == End::Told, "a write is taken")?;
+    }
+    let refused = read_rotten(site, &mut connection, &rotten)?;
+    must(refused > 0, "something rotten is read")?;
+    site.volume.disk.device().cut();
+    server.kill();
+    site.volume.come_back()?;
+    refuse_to_start(site)?;
+    Ok(format!("{} contents were rotten, {refused} reads refused, the start, too", rotten.len()))
+}
+
+/// Changes a bit in every third content that is long enough to be told from others.
+fn spoil(site: &Site) -> Vec<(u32, u32)> {
+    let mut rotten = Vec::new();
+    let mut device = site.volume.disk.device();
+    for writer in &site.writers {
+        for (memory, content, _) in
+            writer.contents().filter(|(_, content, _)| content.len() > 40).step_by(3)
+        {
+            let places = device.places(content.as_bytes());
+            for place in &places {
+                device.rot(place + content.len() / 2, memory);
+            }
+            if !places.is_empty() {
+                rotten.push((writer.number, memory));
+            }
+        }
+    }
+    rotten
+}
+
+/// Reads everything: what rots is refused or right, all else is right. How many were refused.
+fn read_rotten(
+    site: &Site,
+    connection: &mut Connection,
+    rotten: &[(u32, u32)],
+) -> Result<usize, String> {
+    let mut refused = 0;
+    for writer in &site.writers {
+        for (memory, content, _) in writer.contents() {
+            let (status, body) = ask(connection, &read_one(writer.number, memory))?;
+            let answer: Value = serde_json::from_str(&body).unwrap_or_default();
+            let is_right = status == 200 && answer["content"] == json!(content);
+            let is_refused = status == 500 && code(&body) == "unreadable";
+            let may_be_refused = rotten.contains(&(writer.number, memory));
+            let id = world::id(writer.number, memory);
+            must(
+                is_right || is_refused && may_be_refused,
+                &format!("{id} is read as it was written, or refused: {status} {body}"),
+            )?;
+            refused += usize::from(is_refused);
+        }
+    }
+    Ok(refused)
+}
+
+/// The log alone: a start refuses it, `check` says so, and what `check --repair` leaves is true.
+fn refuse_to_start(site: &Site) -> Result<(), String> {
+    site.launch.forget_fast()?;
+    let images = site.launch.data.join("images");
+    std::fs::remove_dir_all(&images).map_err(|e| format!("remove {}: {e}", images.display()))?;
+    let (status, log) = site.launch.start()?.ended()?;
+    must(
+        status.code() == Some(1),
+        &format!("a start from a rotten log is refused: {status} {log}"),
+    )?;
+    must(log.contains("is damaged at byte"), &format!("it says what is damaged: {log}"))?;
+    must(check(site, &[])? == Some(1), "`check` says that something is damaged")?;
+    must(check(site, &["--repair"])? == Some(0), "`check --repair` mends it")?;
+    let mut server = site.launch.start()?;
+    server.ready()?;
+    let mut connection = server.connect()?;
+    for writer in &site.writers {
+        for (memory, ..) in writer.contents() {
+            let (status, body) = ask(&mut connection, &read_one(writer.number, memory))?;
+            let answer: Value = serde_json::from_str(&body).unwrap_or_default();
+            let text = answer["content"].as_str().unwrap_or_default();
+            let is_true = status == 404 || status == 200 && world::genuine(text).is_ok();
+            must(is_true, &format!("what was kept is true: {status} {body}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn check(site: &Site, arguments: &[&str]) -> Result<Option<i32>, String> {
+    let mut command = Command::new(&site.launch.binary);
+    command.arg("check").arg(&site.launch.data).args(arguments).arg("--quiet");
+    let ended = command.output().map_err(|e| format!("`check` can't be run: {e}"))?;
+    Ok(ended.status.code())
+}
