@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use engram_cold::Tier;
@@ -130,7 +130,7 @@ where
 {
     let manifest = config.directory.manifest().clone();
     let status = Arc::new(Status::new(manifest.shards));
-    let serving = Arc::new(AtomicU16::new(manifest.shards));
+    let ending = Arc::new(Ending::new(manifest.shards));
     let (senders, receivers) = inboxes(manifest.shards);
     let (rooms, changes) = Rooms::new(manifest.shards);
     let images = Arc::new(Images::new(&config.directory, config.images));
@@ -151,7 +151,7 @@ where
             alarm: alarms.next().expect("each inbox has its alarm"),
             changes,
             status: status.clone(),
-            serving: serving.clone(),
+            ending: ending.clone(),
             images: images.clone(),
             cache_bytes: config.cache_bytes,
             cold: cold.clone(),
@@ -190,13 +190,30 @@ struct ShardStart {
     alarm: Receiver<()>,
     changes: Receiver<Room>,
     status: Arc<Status>,
-    serving: Arc<AtomicU16>,
+    ending: Arc<Ending>,
     images: Arc<Images>,
     cache_bytes: usize,
     cold: Arc<ColdTier>,
     told: Receiver<ToCore>,
     sweep_pause: Duration,
     demotes: bool,
+}
+
+/// How far the cores of a server that stops have come.
+struct Ending {
+    /// Cores whose sockets are still served.
+    serving: AtomicU16,
+    /// Some shard has not heard all that the others know: nothing is asked of it any more.
+    is_early: AtomicBool,
+    /// Nothing is asked of any shard any more.
+    is_pruned: AtomicBool,
+}
+
+impl Ending {
+    fn new(shards: u16) -> Self {
+        let (is_early, is_pruned) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { serving: AtomicU16::new(shards), is_early, is_pruned }
+    }
 }
 
 /// A core from its first moment to its last: its sockets are served before and after its shard is.
@@ -214,11 +231,23 @@ where
     sockets.await;
     // Where the sockets ended by themselves, nothing more can be asked of the others either.
     status.life().stop();
+    let phase = status.shards()[me.index()].phase();
+    let is_whole = matches!(phase, Phase::Warming | Phase::Running | Phase::Consolidating);
     enter_unless_poisoned(&status, me, Phase::Draining);
-    start.serving.fetch_sub(1, Ordering::AcqRel);
+    let ending = &start.ending;
     if let Some(core) = handle.core() {
         core.drive(Event::Drain);
-        end(core, &start.serving, &start.images).await;
+    }
+    ending.is_early.fetch_or(!is_whole, Ordering::AcqRel);
+    ending.serving.fetch_sub(1, Ordering::AcqRel);
+    if me == ShardIx(0) {
+        if let Some(core) = handle.core() {
+            prune(core, ending, start.images.grace()).await;
+        }
+        ending.is_pruned.store(true, Ordering::Release);
+    }
+    if let Some(core) = handle.core() {
+        end(core, ending, &start.images).await;
     }
     status.enter(me, Phase::Stopped);
 }
@@ -273,13 +302,43 @@ async fn rise(start: &ShardStart, handle: &Handle) -> Result<(), ShardsError> {
     Ok(())
 }
 
-/// Waits for the other cores, whose requests may still need this shard, and for the log; then the
-/// last image is written.
-async fn end(core: &Rc<Core>, serving: &AtomicU16, images: &Arc<Images>) {
-    loop {
-        let others_serve = serving.load(Ordering::Acquire) > 0;
+/// Prunes weak links where that is wanted, once all cores are drained: for a tenth of the grace at
+/// most, and not in the fifth of it that is kept for the end.
+async fn prune(core: &Rc<Core>, ending: &Ending, grace: Duration) {
+    while ending.serving.load(Ordering::Acquire) > 0 {
+        glommio::timer::sleep(WAIT_PAUSE).await;
+    }
+    let life = core.status.life();
+    let left = (grace - grace / 5).saturating_sub(life.stage().lasted).min(grace / 10);
+    if ending.is_early.load(Ordering::Acquire) {
+        return;
+    }
+    let until = Instant::now() + left;
+    core.drive(Event::Prune);
+    while core.shard.borrow().is_consolidating() {
         let can_write = core.counters().phase() != Phase::Poisoned;
-        if !others_serve && (core.log.is_flushed() || !can_write) {
+        if !can_write || life.is_hurried() || Instant::now() >= until {
+            log::warn!(
+                "not all weak links are pruned: what is left waits for the next consolidation"
+            );
+            core.drive(Event::Drain);
+        }
+        glommio::timer::sleep(WAIT_PAUSE).await;
+    }
+    // What was asked of others is in their logs before these end.
+    while core.shard.borrow().in_flight() > 0 {
+        glommio::timer::sleep(WAIT_PAUSE).await;
+    }
+}
+
+/// Waits until nothing is asked of this shard any more, and for the log; then the last image is
+/// written.
+async fn end(core: &Rc<Core>, ending: &Ending, images: &Arc<Images>) {
+    loop {
+        let is_asked =
+            ending.serving.load(Ordering::Acquire) > 0 || !ending.is_pruned.load(Ordering::Acquire);
+        let can_write = core.counters().phase() != Phase::Poisoned;
+        if !is_asked && (core.log.is_flushed() || !can_write) {
             break;
         }
         glommio::timer::sleep(WAIT_PAUSE).await;

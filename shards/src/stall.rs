@@ -97,9 +97,12 @@ impl Work {
             Event::Fetched { .. } | Event::FetchedCold { .. } | Event::StoredCold { .. } => {
                 Self::Fetched
             }
-            Event::Poisoned | Event::Budget(_) | Event::Drain | Event::Mark | Event::Tick => {
-                Self::Control
-            }
+            Event::Poisoned
+            | Event::Budget(_)
+            | Event::Drain
+            | Event::Prune
+            | Event::Mark
+            | Event::Tick => Self::Control,
             Event::Local => Self::Local,
         }
     }

@@ -94,8 +94,10 @@ pub enum Event {
     Tick,
     /// A record is wanted that ends a segment of the log, so that it can be compacted.
     Mark,
-    /// The server stops: what runs in the background for clients ends where it is.
+    /// The server stops: what runs in the background for clients, and pruning, end where they are.
     Drain,
+    /// Every shard is drained: the authority prunes where that is wanted.
+    Prune,
 }
 
 /// What the shell has to do, in this order.
@@ -287,6 +289,7 @@ impl Shard {
                 self.stop_runs();
                 self.record_lived(1);
             }
+            Event::Prune => self.begin_last_runs(),
         }
     }
 

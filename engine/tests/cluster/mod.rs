@@ -7,6 +7,7 @@ mod consolidation;
 mod copies;
 mod images;
 mod isolation;
+mod last_prune;
 mod life;
 mod races;
 mod redistribution;
@@ -318,6 +319,11 @@ impl Cluster {
 
     pub fn now(&self) -> i64 {
         self.now
+    }
+
+    /// Tells all shards something.
+    pub fn tell(&mut self, event: fn() -> Event) {
+        (0..self.shards.len()).for_each(|me| self.step(me, event()));
     }
 
     /// Runs until nothing is under way or left to do.

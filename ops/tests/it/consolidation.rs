@@ -2,6 +2,7 @@
 //! kills in the middle, undo, the cold tier.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -161,6 +162,77 @@ fn a_server_that_is_told_to_stop_ends_a_run_and_the_next_goes_on() {
     let merged = |run: &Value| run["merges"].as_array().map_or(0, Vec::len);
     let rest = over(&server, RUNS, &json!({}));
     assert_eq!(merged(&stopped) + merged(&rest), copies(count).len());
+}
+
+/// Enough memories of one name that a mention of it is weak, and one mention.
+fn mention(server: &Server, name: &str) {
+    let bearer =
+        |i: usize| json!({"content": format!("lamp {i} of {name}"), "metadata": {"title": name}});
+    let mut all: Vec<Value> = (0..14).map(bearer).collect();
+    all.push(json!({"content": format!("somebody spoke of {name} at noon")}));
+    server.ask("POST", "/api/v1/memories/batch", &json!(all));
+    settle(server);
+}
+
+fn runs(server: &Server) -> Vec<Value> {
+    let runs = server.ask("GET", RUNS, &Value::Null);
+    runs["consolidations"].as_array().expect("a list").clone()
+}
+
+#[test]
+fn a_server_that_is_told_to_stop_prunes_where_somebody_consolidates() {
+    let folder = Folder::new();
+    let directory = folder.0.join("data");
+    let start = || Server::start(&directory, &["--shards", "2"]);
+    let server = start();
+    mention(&server, "Zora");
+    assert_eq!(server.terminate(), Some(0));
+    let server = start();
+    assert_eq!(runs(&server), Vec::<Value>::new(), "nobody asked");
+    let done = over(&server, RUNS, &json!({"threshold": 0.1}));
+    assert!(done["pruned"].as_u64() > Some(0), "{done}");
+    mention(&server, "Vilmar");
+    assert_eq!(server.terminate(), Some(0));
+
+    let server = start();
+    let known = runs(&server);
+    assert_eq!(known.len(), 2, "{known:?}");
+    assert_eq!((&known[0]["state"], &known[0]["threshold"]), (&json!("done"), &json!(0.0)));
+    assert!(known[0]["pruned"].as_u64() > Some(0), "{known:?}");
+    let again = over(&server, RUNS, &json!({"threshold": 0.1}));
+    assert_eq!(again["pruned"], 0, "nothing is left");
+    assert_eq!(server.terminate(), Some(0));
+    assert_eq!(runs(&start()).len(), 3, "a stop that finds nothing says nothing");
+}
+
+/// A request that does not end keeps the server until the second signal comes, so that it is sure to
+/// be in a hurry when it would prune.
+#[test]
+fn a_server_in_a_hurry_leaves_links_to_the_next_run_and_says_so() {
+    let folder = Folder::new();
+    let directory = folder.0.join("data");
+    let server = Server::start(&directory, &["--shards", "2", "--shutdown-grace", "60s"]);
+    mention(&server, "Zora");
+    over(&server, RUNS, &json!({"threshold": 0.1}));
+    mention(&server, "Vilmar");
+    let mut stream = std::net::TcpStream::connect(server.address).expect("the server accepts");
+    let head = "POST /api/v1/count HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\
+                Content-Type: application/json\r\n\r\n{";
+    stream.write_all(head.as_bytes()).expect("a head can be sent");
+    eventually("the request is under way", || {
+        let metrics = server.call("GET", "/metrics", &Value::Null);
+        String::from_utf8_lossy(&metrics.body).contains("engram_http_requests_in_flight 2")
+    });
+    server.signal("TERM");
+    server.signal("INT");
+    eventually("it says what is left", || {
+        server.log().iter().any(|line| line.contains("not all weak links are pruned"))
+    });
+    assert_eq!(server.ended(), Some(0));
+    let server = Server::start(&directory, &["--shards", "2"]);
+    assert_eq!(runs(&server).len(), 1);
+    let rest = over(&server, RUNS, &json!({"threshold": 0.1}));
+    assert!(rest["pruned"].as_u64() > Some(0), "{rest}");
 }
 
 #[test]

@@ -282,6 +282,11 @@ fn shards_sum(core: &Rc<Core>, counter: fn(&Counters) -> &AtomicU64) -> u64 {
 }
 
 impl Images {
+    /// How long stopping may take, images included.
+    pub(crate) fn grace(&self) -> Duration {
+        self.options.grace
+    }
+
     /// The number of the next set.
     fn next_set(&self) -> u64 {
         self.copied.store(0, Ordering::Relaxed);

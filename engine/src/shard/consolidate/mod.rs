@@ -390,15 +390,7 @@ impl Shard {
         dry_run: bool,
     ) -> Result<ConsolidateReply, Rejection> {
         let number = self.check_may_begin(space, dry_run)?;
-        let started_at = self.stamp();
-        let run = Run {
-            id: RunId(started_at.0.cast_unsigned()),
-            started_at,
-            finished_at: None,
-            state: RunState::Running,
-            threshold,
-            counts: Default::default(),
-        };
+        let run = self.new_run(threshold);
         if !dry_run {
             self.append(&Contents::Run { space: number, run: run.clone() }, None);
         }
@@ -406,6 +398,18 @@ impl Shard {
         let view = under_way.view();
         self.runs.under_way.insert(number, Box::new(under_way));
         Ok(ConsolidateReply::Run(Box::new(view)))
+    }
+
+    fn new_run(&mut self, threshold: f32) -> Run {
+        let started_at = self.stamp();
+        Run {
+            id: RunId(started_at.0.cast_unsigned()),
+            started_at,
+            finished_at: None,
+            state: RunState::Running,
+            threshold,
+            counts: Default::default(),
+        }
     }
 
     fn begin_undo(&mut self, space: &SpaceName, id: RunId) -> Result<ConsolidateReply, Rejection> {
@@ -466,6 +470,31 @@ impl Shard {
         let numbers: Vec<SpaceNumber> = self.runs.under_way.keys().copied().collect();
         for number in numbers {
             self.end_run(number, RunState::Stopped, None);
+        }
+    }
+
+    /// The server stops and every shard is drained: weak links go in the spaces that were consolidated,
+    /// unless the last run there was taken back.
+    pub(super) fn begin_last_runs(&mut self) {
+        assert!(self.draining, "a server that goes on consolidates when it is asked to");
+        if self.me != AUTHORITY || self.check_writable().is_err() || !self.budget.background {
+            return;
+        }
+        let is_wanted = |runs: &Vec<Run>| match runs.last().map(|run| run.state) {
+            Some(RunState::Done | RunState::Stopped) => true,
+            Some(RunState::Running | RunState::Failed | RunState::Undoing | RunState::Undone) => {
+                false
+            }
+            None => false,
+        };
+        let wanted = self.runs.over.iter().filter(|(_, runs)| is_wanted(runs));
+        let wanted: Vec<SpaceNumber> = wanted.map(|(number, _)| *number).collect();
+        for number in wanted {
+            let Some(name) = self.name_of(number) else { continue };
+            // Nothing has a base level below this.
+            let run = self.new_run(0.0);
+            let under_way = UnderWay::last(self.partitioner, Beginning::last(name, run));
+            self.runs.under_way.insert(number, Box::new(under_way));
         }
     }
 

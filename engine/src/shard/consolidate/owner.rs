@@ -67,7 +67,9 @@ impl Shard {
         space: &SpaceName,
         ask: ConsolidateAsk,
     ) {
-        if ask.changes() && self.draining {
+        // Pruning is what is done last.
+        let is_last = matches!(ask, ConsolidateAsk::Prune { .. });
+        if ask.changes() && self.draining && !is_last {
             let rejection = Rejection::new(Code::Unavailable, "the server stops");
             return self.reply(from, op, Err(rejection));
         }

@@ -15,7 +15,7 @@ use crate::key::{KeyMap, MemoryKey, Partitioner, ShardIx};
 use crate::life::run::{Run, RunPhase, RunState, RunView};
 use crate::mesh::{Ask, Found, Reply};
 use crate::model::{Memory, MemoryId, SpaceName, Timestamp};
-use crate::record::SpaceNumber;
+use crate::record::{Contents, SpaceNumber};
 use crate::request::{Code, Rejection};
 
 use super::super::Shard;
@@ -42,6 +42,8 @@ const DEMOTED_AT_ONCE: usize = 1024;
 pub(in super::super) struct UnderWay {
     pub(super) run: Run,
     pub(super) dry_run: bool,
+    /// It is written down, and changes something, once it has found something to prune.
+    is_quiet: bool,
     space: SpaceName,
     partitioner: Partitioner,
     /// There is a tier to demote to.
@@ -93,12 +95,21 @@ pub(super) struct Beginning {
     pub durable_at: u64,
 }
 
+impl Beginning {
+    /// A run of the end of a server's life: it prunes, and where nothing is to be pruned nobody hears
+    /// of it.
+    pub(super) fn last(space: SpaceName, run: Run) -> Self {
+        Self { space, run, dry_run: true, demotes: false, durable_at: 0 }
+    }
+}
+
 impl UnderWay {
     pub(super) fn new(partitioner: Partitioner, beginning: Beginning) -> Self {
         let Beginning { space, run, dry_run, demotes, durable_at } = beginning;
         Self {
             run,
             dry_run,
+            is_quiet: false,
             space,
             partitioner,
             demotes,
@@ -122,6 +133,11 @@ impl UnderWay {
             demoting: Vec::new(),
             deeds: Deeds::default(),
         }
+    }
+
+    /// Only prunes, in the last moments of a server.
+    pub(super) fn last(partitioner: Partitioner, beginning: Beginning) -> Self {
+        Self { phase: RunPhase::Prune, is_quiet: true, ..Self::new(partitioner, beginning) }
     }
 
     /// Its start is in the log, and its end is not.
@@ -506,13 +522,31 @@ impl Shard {
         // Memories are spread evenly: those of one shard tell about how many there are.
         run.total = run.total.max(total * shards);
         match replies {
-            Ok(replies) => run.take(awaited, replies),
+            Ok(replies) => {
+                let was_quiet = run.is_quiet;
+                run.take(awaited, replies);
+                if was_quiet && !run.is_quiet {
+                    self.write_down(number);
+                }
+            }
             // Another shard was told to stop before this one.
             Err(rejection) if rejection.code == Code::Unavailable => {
                 self.end_run(number, RunState::Stopped, None);
             }
             Err(rejection) => self.end_run(number, RunState::Failed, Some(rejection.detail)),
         }
+    }
+}
+
+impl Shard {
+    /// A run that was looking for something to do has found it.
+    fn write_down(&mut self, number: SpaceNumber) {
+        let run = self.runs.under_way.get_mut(&number).expect("it is under way");
+        run.dry_run = false;
+        let record = Contents::Run { space: number, run: run.run.clone() };
+        self.append(&record, None);
+        let run = self.runs.under_way.get_mut(&number).expect("it still is");
+        run.durable_at = self.sequence;
     }
 }
 
@@ -583,6 +617,10 @@ impl UnderWay {
             (Awaited::Vectors, ConsolidateReply::Scanned(scanned)) => self.scanned(scanned),
             (Awaited::Merges, ConsolidateReply::Merged(keys)) => {
                 self.run.counts.merged += keys.len() as u64;
+            }
+            (Awaited::Shards, ConsolidateReply::Pruned { links: 1.., .. }) if self.is_quiet => {
+                // The same shard is asked again, and does it.
+                self.is_quiet = false;
             }
             (Awaited::Shards, ConsolidateReply::Pruned { links, of, next }) => {
                 self.run.counts.pruned += links;
