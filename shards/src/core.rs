@@ -447,6 +447,7 @@ impl Core {
         let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
         let used_us = used.tv_sec * 1_000_000 + used.tv_nsec / 1000;
         meters.cpu_us.set(u64::try_from(used_us).unwrap_or(0));
+        self.counters().stalls.look();
         meters.inbox_envelopes.set(inbox_envelopes as u64);
         let shard = self.shard.borrow();
         let counts = shard.counts();

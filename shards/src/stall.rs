@@ -16,7 +16,7 @@ use engram_engine::shard::Event;
 /// Longest that one piece of work should hold a core: sockets, messages and files wait meanwhile.
 pub const HELD_MAX: Duration = Duration::from_micros(500);
 /// The log says at most this often that a core was held.
-const SAID_EVERY: Duration = Duration::from_secs(10);
+const SAID_EVERY: Duration = Duration::from_secs(60);
 
 /// Work that runs without a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +113,12 @@ impl Work {
 pub struct Stalls {
     counts: [AtomicU64; Work::ALL.len()],
     longest_us: [AtomicU64; Work::ALL.len()],
-    since_said: AtomicU64,
+    /// How often the kernel had taken the core from the shard by the last look.
+    preempted: AtomicU64,
+    /// Since the log said something: how many there were, and which was the longest.
+    unsaid: AtomicU64,
+    worst: AtomicU64,
+    worst_us: AtomicU64,
     next_said_us: AtomicU64,
 }
 
@@ -126,24 +131,52 @@ impl Stalls {
         }
     }
 
+    /// Looks how often the kernel has taken the core from this thread, which is the shard's; true
+    /// where it has since the last look.
+    pub(crate) fn look(&self) -> bool {
+        let now = preemptions();
+        self.preempted.swap(now, Ordering::Relaxed) != now
+    }
+
     #[cold]
     fn note_stall(&self, shard: usize, work: Work, took: Duration) {
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.count_stall(work, took_us);
+        let now_us = u64::try_from(crate::core::now().0).unwrap_or(0);
+        // What others did with the core says nothing about this work.
+        let line = if self.look() { None } else { self.line(now_us, work, took_us) };
+        if let Some(line) = line {
+            log::warn!("shard {shard}: {line}");
+        }
+    }
+
+    fn count_stall(&self, work: Work, took_us: u64) {
         add(&self.counts[work as usize]);
         if took_us > self.longest(work) {
             self.longest_us[work as usize].store(took_us, Ordering::Relaxed);
         }
-        add(&self.since_said);
-        let now_us = u64::try_from(crate::core::now().0).unwrap_or(0);
-        if now_us >= self.next_said_us.load(Ordering::Relaxed) {
-            let next_us = now_us + u64::try_from(SAID_EVERY.as_micros()).unwrap_or(u64::MAX);
-            self.next_said_us.store(next_us, Ordering::Relaxed);
-            let count = self.since_said.swap(0, Ordering::Relaxed);
-            let name = work.name();
-            log::debug!(
-                "shard {shard}: {name} held the core for {took_us} us ({count} since said)"
-            );
+    }
+
+    /// What the log says of work that held the core by itself; nothing so soon after it spoke.
+    fn line(&self, now_us: u64, work: Work, took_us: u64) -> Option<String> {
+        add(&self.unsaid);
+        if took_us > self.worst_us.load(Ordering::Relaxed) {
+            self.worst_us.store(took_us, Ordering::Relaxed);
+            self.worst.store(work as u64, Ordering::Relaxed);
         }
+        if now_us < self.next_said_us.load(Ordering::Relaxed) {
+            return None;
+        }
+        let next_us = now_us + u64::try_from(SAID_EVERY.as_micros()).unwrap_or(u64::MAX);
+        self.next_said_us.store(next_us, Ordering::Relaxed);
+        let times = self.unsaid.swap(0, Ordering::Relaxed);
+        let worst = Work::ALL[self.worst.load(Ordering::Relaxed) as usize].name();
+        let worst_us = self.worst_us.swap(0, Ordering::Relaxed);
+        let max_us = HELD_MAX.as_micros();
+        Some(format!(
+            "\"{worst}\" held the core for {worst_us} us, and everybody else waited; {times} times more \
+             than {max_us} us since this was said last"
+        ))
     }
 
     /// How often a kind of work took too long.
@@ -161,12 +194,21 @@ fn add(counter: &AtomicU64) {
     counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
+/// How often the kernel has taken the core from this thread to give it to another.
+fn preemptions() -> u64 {
+    // SAFETY: a rusage is numbers, of which zero is one.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one rusage to where one lies.
+    let read = unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
+    if read == 0 { u64::try_from(usage.ru_nivcsw).unwrap_or(0) } else { 0 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn only_work_that_takes_too_long_is_named() {
+    fn only_work_that_takes_too_long_is_counted() {
         let stalls = Stalls::default();
         stalls.note(0, Work::Ask, Instant::now());
         stalls.note_stall(0, Work::Slice, Duration::from_micros(900));
@@ -174,5 +216,26 @@ mod tests {
         let seen: Vec<u64> = Work::ALL.iter().map(|work| stalls.count(*work)).collect();
         assert_eq!(seen.iter().sum::<u64>(), 2);
         assert_eq!((stalls.count(Work::Slice), stalls.longest(Work::Slice)), (2, 900));
+    }
+
+    #[test]
+    fn the_worst_is_named_at_once_and_then_once_a_minute() {
+        let stalls = Stalls::default();
+        let minute_us = u64::try_from(SAID_EVERY.as_micros()).unwrap();
+        let first = stalls.line(5, Work::Ask, 600).expect("it is said at once");
+        assert!(first.starts_with("\"ask\" held the core for 600 us"), "{first}");
+        assert_eq!(stalls.line(6, Work::Slice, 2000), None);
+        assert_eq!(stalls.line(minute_us, Work::Reply, 900), None);
+        let next = stalls.line(minute_us + 5, Work::Local, 700).expect("a minute is over");
+        assert!(next.contains("\"slice\" held the core for 2000 us"), "{next}");
+        assert!(next.contains("; 3 times more"), "{next}");
+    }
+
+    #[test]
+    fn a_core_that_others_took_is_known() {
+        let stalls = Stalls::default();
+        stalls.look();
+        stalls.preempted.fetch_sub(1, Ordering::Relaxed);
+        assert!(stalls.look(), "the number has changed");
     }
 }
