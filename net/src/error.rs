@@ -50,6 +50,7 @@ faults! {
     ExpectationFailed 417 "expectation_failed" "The expectation cannot be met"
     IdempotencyConflict 422 "idempotency_key_reused" "The idempotency key came with another body before"
     RateLimited 429 "rate_limited" "The client sends more requests than it may"
+    AddressFull 429 "too_many_connections" "The address has as many connections as it may"
     HeadTooLarge 431 "head_too_large" "The head of the request is larger than allowed"
     OverCapacity 503 "over_capacity" "The server holds as much as it can"
 }

@@ -19,6 +19,7 @@ pub mod trace;
 
 pub use backend::{Backend, Demand, Readiness, SnapshotAsk};
 pub use metrics::Registry;
+pub use server::addresses::Addresses;
 pub use server::descriptors::connections_per_core;
 pub use server::entrance::Entrance;
 pub use server::port::{BindError, Doors, Port};

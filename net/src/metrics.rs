@@ -19,6 +19,8 @@ use crate::exposition::{Exposition, Kind};
 pub enum Shed {
     /// Too many connections.
     Connections,
+    /// Too many connections of one address.
+    Address,
     /// An idle connection made room for another.
     Evicted,
     /// A head that took too long.
@@ -37,8 +39,9 @@ pub enum Shed {
     Rate,
 }
 
-const SHED: [(Shed, &str); 9] = [
+const SHED: [(Shed, &str); 10] = [
     (Shed::Connections, "connections"),
+    (Shed::Address, "address"),
     (Shed::Evicted, "evicted"),
     (Shed::SlowHead, "slow_head"),
     (Shed::SlowBody, "slow_body"),

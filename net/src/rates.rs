@@ -43,12 +43,20 @@ impl Client<'_> {
     /// Whoever has this address: of version 6 everybody in its /64, which one machine may have
     /// whole.
     pub fn at(address: IpAddr) -> Self {
-        let IpAddr::V6(long) = address else { return Self::Address(address) };
+        Self::Address(Self::network(address))
+    }
+
+    /// What of an address is one subscriber's. Loopback is one machine's, and stays what it is.
+    pub(crate) fn network(address: IpAddr) -> IpAddr {
+        let IpAddr::V6(long) = address else { return address };
         if let Some(short) = long.to_ipv4_mapped() {
-            return Self::Address(short.into());
+            return short.into();
+        }
+        if long.is_loopback() {
+            return address;
         }
         let network = u128::from(long) & !u128::from(u64::MAX);
-        Self::Address(Ipv6Addr::from(network).into())
+        Ipv6Addr::from(network).into()
     }
 }
 

@@ -17,7 +17,7 @@ use engram_cold::{ColdUrl, Limits as ColdLimits, Tier};
 use engram_engine::phase::Phase;
 use engram_engine::request::Wait;
 use engram_net::auth::Auth;
-use engram_net::{Doors, Options, Port};
+use engram_net::{Addresses, Doors, Options, Port};
 use engram_platform::sockets::{SocketWay, Sockets};
 use engram_platform::{Finding, PlacementOptions, Preflight, TopologyReport};
 use engram_shards::{CorePlace, Directory, Handle, ImageOptions, Running, ShardsError};
@@ -83,6 +83,8 @@ pub struct Plan {
     pub auth: Auth,
     /// Requests that a client may send.
     pub rates: Option<engram_net::rates::Rates>,
+    /// Connections of one address; `None`: what is usual for a server of this size.
+    pub address_connections: Option<u32>,
     /// `/metrics` needs one, too.
     pub metrics_guarded: bool,
     /// Recalls that take as long are logged.
@@ -325,6 +327,9 @@ fn start_watch(plan: &Plan, shards: u16, running: &Running, cores: &Cores) -> Re
 }
 
 fn options(plan: &Plan, shards: u16) -> Options {
+    let connections_max = engram_net::connections_per_core(usize::from(shards));
+    let of_each = |count: u32| Addresses::of_each(usize::try_from(count).unwrap_or(usize::MAX));
+    let usual = || Addresses::of_server(connections_max * usize::from(shards));
     Options {
         wait: plan.wait,
         drain: plan.drain,
@@ -333,7 +338,8 @@ fn options(plan: &Plan, shards: u16) -> Options {
         rates: plan.rates.clone(),
         tls: plan.tls.clone(),
         body_bytes_max: body_bytes(plan, shards),
-        connections_max: engram_net::connections_per_core(usize::from(shards)),
+        connections_max,
+        addresses: plan.address_connections.map_or_else(usual, of_each),
         local_names_only: plan.listen.ip().is_loopback() && !plan.auth.is_required(),
         slow_recall: plan.slow_recall,
         tracer: plan.tracing.as_ref().map(|tracing| tracing.tracer.clone()),
@@ -364,6 +370,7 @@ pub fn open_directory(directory: &Path, cold: Cold) -> Result<Server, Failure> {
         auth: Auth::default(),
         metrics_guarded: false,
         rates: None,
+        address_connections: None,
         slow_recall: Duration::MAX,
         warm_up: Duration::ZERO,
         tracing: None,

@@ -4,6 +4,7 @@
 //!
 //! *Not here*: what requests mean (`api`).
 
+pub mod addresses;
 pub mod descriptors;
 pub mod entrance;
 mod peer;

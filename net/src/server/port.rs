@@ -11,7 +11,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use engram_platform::sockets::{Sockets, steer_by_cpu};
+use engram_platform::sockets::{Sockets, keep_little_unsent, steer_by_cpu};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::entrance::{Cores, Entrance};
@@ -152,6 +152,7 @@ fn listening_socket(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = shared_socket(address)?;
     // Accepted sockets inherit it: answers are not held back to be joined.
     socket.set_nodelay(true)?;
+    keep_little_unsent(&socket)?;
     socket.listen(QUEUE)?;
     Ok(socket.into())
 }

@@ -23,11 +23,12 @@ pub fn problem_for(bytes: &[u8]) -> Option<&'static [u8]> {
     (!ours).then(|| answer(fault))
 }
 
-const FAULTS: [Fault; 5] = [
+const FAULTS: [Fault; 6] = [
     Fault::BadRequest,
     Fault::UriTooLong,
     Fault::HeadTooLarge,
     Fault::RequestTimeout,
+    Fault::AddressFull,
     Fault::OverCapacity,
 ];
 const REQUEST_ID: &[u8] = b"x-request-id";
@@ -46,6 +47,9 @@ fn made(fault: Fault) -> Vec<u8> {
         Fault::HeadTooLarge => "a head has at most 32 KiB and 100 fields",
         Fault::UriTooLong => "the path is too long",
         Fault::RequestTimeout => "the head of the request took too long to arrive",
+        Fault::AddressFull => {
+            "this address has as many connections as it may: close some, or use them again"
+        }
         Fault::OverCapacity => "the server has as many connections as it can, or is about to stop",
         _ => "the head of the request is not HTTP/1.1",
     };

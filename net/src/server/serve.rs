@@ -22,6 +22,7 @@ use glommio::timer::sleep;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 
+use super::addresses::{Addresses, Place};
 use super::entrance::Entrance;
 use super::peer::Peer;
 use super::refused;
@@ -60,6 +61,8 @@ pub struct Options {
     pub timeouts: Timeouts,
     /// Most connections of this core.
     pub connections_max: usize,
+    /// Most connections of one address, the same for each core.
+    pub addresses: Addresses,
     /// Most bytes of request bodies that this core holds.
     pub body_bytes_max: usize,
     /// When a write is answered where the request does not say.
@@ -90,6 +93,7 @@ impl Default for Options {
         Self {
             timeouts: Timeouts::default(),
             connections_max: 8192,
+            addresses: Addresses::of_server(8192),
             body_bytes_max: 256 << 20,
             wait: Wait::Durable,
             drain: Duration::from_secs(20),
@@ -212,16 +216,26 @@ fn admit<B: Backend>(shared: &Rc<Shared<B>>, stream: Socket) {
         }
         return;
     }
+    let address = peer_address(&stream);
+    let Ok(place) = shared.options.addresses.take(address) else {
+        return turn_away(shared, stream, Shed::Address);
+    };
     let full = shared.connections.open() >= shared.options.connections_max;
     if full && !shared.connections.make_room() {
-        metrics.shed(Shed::Connections);
-        return if shared.options.tls.is_none() {
-            turn_away(stream)
-        };
+        return turn_away(shared, stream, Shed::Connections);
     }
     let (slot, watched) = shared.connections.add();
     count_open(shared);
-    glommio::spawn_local(connection(Rc::clone(shared), stream, slot, watched)).detach();
+    let seat = Seat { slot, watched, address, _place: place };
+    glommio::spawn_local(connection(Rc::clone(shared), stream, seat)).detach();
+}
+
+/// What an admitted connection holds.
+struct Seat {
+    slot: usize,
+    watched: Rc<Watched>,
+    address: IpAddr,
+    _place: Option<Place>,
 }
 
 fn count_open<B>(shared: &Shared<B>) {
@@ -230,9 +244,14 @@ fn count_open<B>(shared: &Shared<B>) {
     shared.entrance.has_open(open);
 }
 
-/// One attempt to say why; a fresh socket takes these few bytes.
-fn turn_away(mut stream: Socket) {
-    let mut sending = pin!(stream.write(refused::answer(Fault::OverCapacity)));
+/// One attempt to say why, in the clear; a fresh socket takes these few bytes.
+fn turn_away<B>(shared: &Shared<B>, mut stream: Socket, why: Shed) {
+    shared.core.metrics.shed(why);
+    if shared.options.tls.is_some() {
+        return;
+    }
+    let fault = if why == Shed::Address { Fault::AddressFull } else { Fault::OverCapacity };
+    let mut sending = pin!(stream.write(refused::answer(fault)));
     let waker = std::task::Waker::noop();
     let _ = sending.as_mut().poll(&mut std::task::Context::from_waker(waker));
 }
@@ -254,22 +273,17 @@ async fn sweep<B: Backend>(shared: Rc<Shared<B>>) {
     }
 }
 
-async fn connection<B: Backend>(
-    shared: Rc<Shared<B>>,
-    stream: Socket,
-    slot: usize,
-    watched: Rc<Watched>,
-) {
-    let address = peer_address(&shared, &stream);
+async fn connection<B: Backend>(shared: Rc<Shared<B>>, stream: Socket, seat: Seat) {
+    let watched = &seat.watched;
     let peer = match &shared.options.tls {
         None => Some(Peer::Plain(stream)),
-        Some(tls) => shake_hands(&shared, tls, stream, &watched).await,
+        Some(tls) => shake_hands(&shared, tls, stream, watched).await,
     };
     if let Some(peer) = peer {
-        let stream = Stream::new(peer, Rc::clone(&watched), Rc::clone(&shared.scratch));
-        converse(&shared, stream, &watched, address).await;
+        let stream = Stream::new(peer, Rc::clone(watched), Rc::clone(&shared.scratch));
+        converse(&shared, stream, watched, seat.address).await;
     }
-    shared.connections.remove(slot);
+    shared.connections.remove(seat.slot);
     count_open(&shared);
 }
 
@@ -301,10 +315,9 @@ async fn shake_hands<B: Backend>(
     None
 }
 
-/// Where a client is, if that counts. One that has gone already is nowhere.
-fn peer_address<B>(shared: &Shared<B>, stream: &Socket) -> IpAddr {
-    let counts = shared.options.rates.is_some();
-    let address = counts.then(|| stream.peer_address().ok()).flatten();
+/// Where a client is. One that has gone already is nowhere.
+fn peer_address(stream: &Socket) -> IpAddr {
+    let address = stream.peer_address().ok();
     address.map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip())
 }
 

@@ -345,6 +345,27 @@ fn a_full_core_makes_room_for_a_new_client() {
 }
 
 #[test]
+fn an_address_that_has_its_connections_gets_no_more_until_one_ends() {
+    let addresses = engram_net::Addresses::of_each(3);
+    let server = Server::with(Options { addresses, ..Options::default() });
+    let mut kept: Vec<_> = (0..3).map(|_| server.client()).collect();
+    assert!(kept.iter_mut().all(|client| client.get("/livez").status == 200));
+    let refused = server.client().read_answer();
+    assert_eq!((refused.status, refused.code()), (429, "too_many_connections".to_owned()));
+    assert!(refused.header("retry-after").is_some());
+    assert!(kept.iter_mut().all(|client| client.get("/livez").status == 200));
+    let text = kept[0].get("/metrics").text();
+    assert!(text.contains("engram_http_shed_total{reason=\"address\"} 1"), "{text}");
+    kept.pop();
+    let start = Instant::now();
+    while !kept[0].get("/metrics").text().contains("engram_http_connections 2") {
+        assert!(start.elapsed() < Duration::from_secs(10), "one has ended");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(server.client().get("/livez").status, 200, "there is a place again");
+}
+
+#[test]
 fn requests_on_their_way_are_answered_while_draining() {
     let server = Server::start();
     server.knobs.delay_ms.store(150, std::sync::atomic::Ordering::SeqCst);

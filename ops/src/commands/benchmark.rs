@@ -153,6 +153,7 @@ impl Benchmark {
             auth: Auth::default(),
             metrics_guarded: false,
             rates: None,
+            address_connections: None,
             slow_recall: Duration::MAX,
             warm_up: Duration::ZERO,
             tracing: None,

@@ -111,6 +111,11 @@ pub struct Settings {
     #[arg(long, value_name = "COUNT",
           value_parser = clap::value_parser!(u32).range(1..=i64::from(RATE_MAX)))]
     rate_limit: Option<u32>,
+    /// Connections of one address, loopback included [default: half of all and 4,096 at most; on
+    /// loopback any number]
+    #[arg(long, value_name = "COUNT",
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(u32::MAX)))]
+    address_connections: Option<u32>,
     /// Ask for a key at /metrics, too
     #[arg(long)]
     guard_metrics: bool,
@@ -171,6 +176,10 @@ impl Settings {
             ("tls-key", path(&self.tls_key)),
             ("tls-client-ca", path(&self.tls_client_ca)),
             ("rate-limit", or(self.rate_limit.map(|count| count.to_string()), "none")),
+            (
+                "address-connections",
+                or(self.address_connections.map(|count| count.to_string()), "half, 4096 at most"),
+            ),
             ("guard-metrics", self.guard_metrics.to_string()),
             ("insecure", self.insecure.to_string()),
             ("warm-up", duration_text(self.warm_up)),
@@ -243,6 +252,7 @@ impl Settings {
             },
             metrics_guarded: self.guard_metrics,
             rates: self.rate_limit.and_then(NonZeroU32::new).map(Rates::new),
+            address_connections: self.address_connections,
             slow_recall: self.slow_recall,
             warm_up: self.warm_up,
             tracing: None,

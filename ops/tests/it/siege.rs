@@ -1,14 +1,16 @@
 //! Attackers that hold connections are shed, and whoever asks honestly hardly notices.
 //!
 //! `ENGRAM_TEST_ATTACKERS=20000` makes it as many, and asks for what is promised of a machine that
-//! does nothing else.
+//! does nothing else; `ENGRAM_TEST_ADDRESS_CONNECTIONS=20000` lets all of them in, as if each had an
+//! address of its own.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use socket2::{Domain, Socket, Type};
 
 use crate::server::{Folder, Server, eventually};
 
@@ -25,6 +27,9 @@ const HONEST: usize = 2;
 /// Past the times of `docs/http.md`: a head 10 s, a body 15 s, what is not taken 15 s.
 const SLOW_FOR_MAX: Duration = Duration::from_secs(45);
 const LARGE_BYTES: usize = 1 << 20;
+/// Where attackers come from, on this machine; and how many connections that may have.
+const THEIRS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+const ADDRESS_CONNECTIONS: usize = 4096;
 
 /// How an attacker holds its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,13 +41,12 @@ enum Way {
 }
 
 impl Way {
-    /// Of 100 attackers so many of each. Those who do not read cost the kernel megabytes each, and
-    /// where it runs short of them it takes answers in drops, which counts as slow, not as silent.
+    /// Of 100 attackers so many of each.
     fn of(number: usize) -> Self {
         match number % 100 {
             0..=39 => Self::Silent,
             40..=69 => Self::SlowHead,
-            70..=98 => Self::SlowBody,
+            70..=94 => Self::SlowBody,
             _ => Self::SlowReader,
         }
     }
@@ -80,7 +84,7 @@ struct Attacker {
 impl Attacker {
     fn begin(address: SocketAddr, way: Way) -> Self {
         let begun = Instant::now();
-        let stream = TcpStream::connect(address).ok();
+        let stream = connect(address).ok();
         if let Some(mut stream) = stream.as_ref() {
             stream.set_nonblocking(true).expect("a socket need not block");
             // What does not go out at once is more than a server takes.
@@ -110,6 +114,14 @@ impl Attacker {
             self.stream = None;
         }
     }
+}
+
+/// Connects from an address that is not that of honest clients.
+fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((THEIRS, 0)).into())?;
+    socket.connect(&address.into())?;
+    Ok(socket.into())
 }
 
 /// Attacks until every slow one was shed or time is over.
@@ -181,13 +193,21 @@ fn gauge(server: &Server, name: &str) -> u64 {
     line.and_then(|value| value.parse().ok()).expect("the metric is there")
 }
 
+fn number(variable: &str) -> Option<usize> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().expect("it is a number"))
+}
+
 #[test]
 fn attackers_are_shed_and_honest_clients_hardly_notice() {
-    let asked = std::env::var("ENGRAM_TEST_ATTACKERS").ok();
-    let count = asked.as_ref().map_or(ATTACKERS, |text| text.parse().expect("it is a number"));
+    let asked = number("ENGRAM_TEST_ATTACKERS");
+    let count = asked.unwrap_or(ATTACKERS);
     let noise = if asked.is_some() { Duration::ZERO } else { NOISE };
+    let theirs = number("ENGRAM_TEST_ADDRESS_CONNECTIONS").unwrap_or(ADDRESS_CONNECTIONS);
     let folder = Folder::new();
-    let server = Server::start(&folder.0.join("data"), &["--shards", "2"]);
+    // On loopback nobody is counted unless that is asked for.
+    let bound = ["--shards", "2", "--address-connections", &theirs.to_string()];
+    let server = Server::start(&folder.0.join("data"), &bound);
     fill(&server);
     let (idle, ()) = p99_during(&server, || std::thread::sleep(Duration::from_secs(4)));
     let address = server.address;
@@ -203,4 +223,21 @@ fn attackers_are_shed_and_honest_clients_hardly_notice() {
     assert!(attacked <= (3 * idle).max(noise), "P99 {attacked:?}, {idle:?} before");
     attackers.clear();
     eventually("nothing is left of them", || gauge(&server, "engram_http_connections") <= 1);
+}
+
+#[test]
+fn one_address_gets_its_share_of_the_connections_and_others_theirs() {
+    let folder = Folder::new();
+    let bound = ["--shards", "2", "--address-connections", "20"];
+    let server = Server::start(&folder.0.join("data"), &bound);
+    let held: Vec<Attacker> =
+        (0..200).map(|_| Attacker::begin(server.address, Way::Silent)).collect();
+    eventually("those beyond the bound are turned away", || {
+        let metrics = server.call("GET", "/metrics", &serde_json::Value::Null).body;
+        let metrics = String::from_utf8(metrics).expect("metrics are text");
+        metrics.contains("engram_http_shed_total{reason=\"address\"} 180")
+    });
+    // Theirs, and who asks.
+    eventually("they have what they may", || gauge(&server, "engram_http_connections") == 21);
+    drop(held);
 }

@@ -23,6 +23,9 @@ pub use ring::{Mode, NETWORK_RING_COMPLETIONS, NETWORK_RING_ENTRIES, Ring, RingE
 use ring::{RingListener, RingSocket};
 pub use steering::steer_by_cpu;
 
+/// What the kernel keeps of what is sent before it is on its way.
+const UNSENT_BYTES_MAX: i32 = 128 << 10;
+
 /// What is asked for to serve sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketWay {
@@ -164,12 +167,29 @@ fn peer_address(fd: &OwnedFd) -> io::Result<SocketAddr> {
 /// A refusal leaves an orderly close, which is no harm.
 fn linger_not(fd: &impl AsRawFd) {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-    let bytes = size_of::<libc::linger>() as libc::socklen_t;
-    // SAFETY: the option is a `linger` of that size, and the descriptor is open.
-    unsafe {
-        let value = (&raw const linger).cast();
-        libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, value, bytes);
-    }
+    let _orderly = set_option(fd, (libc::SOL_SOCKET, libc::SO_LINGER), &linger);
+}
+
+/// Of what is sent on connections of this listener the kernel keeps 128 KiB at most, beside what is
+/// on its way into the client's window: who does not read costs no megabytes, and is seen not to.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn keep_little_unsent(listener: &impl AsRawFd) -> io::Result<()> {
+    // Accepted sockets inherit it.
+    let option = (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT);
+    set_option(listener, option, &UNSENT_BYTES_MAX)
+}
+
+/// Sets an option of this name and level, whose value is plain numbers.
+fn set_option<T: Copy>(fd: &impl AsRawFd, (level, name): (i32, i32), value: &T) -> io::Result<()> {
+    let bytes = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the kernel reads so many bytes from the value, and the descriptor is open.
+    let refused = unsafe {
+        let value = std::ptr::from_ref(value).cast();
+        libc::setsockopt(fd.as_raw_fd(), level, name, value, bytes)
+    };
+    if refused == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 impl AsyncRead for Socket {

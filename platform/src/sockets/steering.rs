@@ -65,11 +65,6 @@ fn attach(socket: &impl AsRawFd, option: i32, program: &mut [sock_filter]) -> io
     }
     let len = u16::try_from(program.len()).expect("a program is short");
     let program = sock_fprog { len, filter: program.as_mut_ptr() };
-    let bytes = size_of::<sock_fprog>() as libc::socklen_t;
-    // SAFETY: the option is a program of that many steps, which the kernel copies.
-    let refused = unsafe {
-        let value = (&raw const program).cast();
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, value, bytes)
-    };
-    if refused == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    // The kernel copies the steps, which are alive until it has.
+    super::set_option(socket, (libc::SOL_SOCKET, option), &program)
 }
