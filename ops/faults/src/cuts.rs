@@ -26,6 +26,9 @@ const CUTS_PER_VOLUME: u64 = 50;
 const CHECK_ONE_IN: u64 = 10;
 /// Longest load before a cut.
 const LOAD_MS_MAX: u64 = 350;
+/// How often the next start has another number of shards.
+const OTHER_SHARDS_PERCENT: u64 = 15;
+const SHARDS_MAX: u64 = 3;
 /// Longest time after a start before a cut.
 const START_MS_MAX: u64 = 150;
 /// Longer than anything may take.
@@ -56,6 +59,8 @@ pub struct Report {
     pub failure: Option<String>,
     /// What the server said where something was found.
     pub said: String,
+    /// How many starts after a cut were from images.
+    pub from_images: u64,
     /// Starts after a cut.
     pub recoveries: Vec<Duration>,
 }
@@ -94,6 +99,8 @@ enum Moment {
     AfterKill,
     /// While the server stops, as it was told.
     Stop,
+    /// After the server has stopped, as it was told.
+    AfterStop,
     /// While the server starts again after it was killed.
     Start,
 }
@@ -104,6 +111,7 @@ impl Moment {
             0..=5 => Self::Load,
             6 => Self::AfterKill,
             7 => Self::Stop,
+            8 => Self::AfterStop,
             _ => Self::Start,
         }
     }
@@ -141,6 +149,10 @@ impl Cutter {
         server.ready()?;
         for _ in 0..cuts {
             let moment = Moment::draw(&mut self.random);
+            if self.random.percent(OTHER_SHARDS_PERCENT) {
+                // The next start moves everything to so many.
+                self.site.launch.shards = 1 + self.random.below(SHARDS_MAX);
+            }
             let number = report.cuts + 1;
             let told = |error| format!("cut {number} ({moment:?}): {error}");
             self.cut(server, moment, report).map_err(told)?;
@@ -155,6 +167,7 @@ impl Cutter {
             self.site.launch.forget_fast()?;
             server = self.site.launch.start()?;
             report.recoveries.push(server.ready().map_err(told)?);
+            report.from_images += u64::from(server.has_started_from_image().map_err(told)?);
             report.findings.extend(self.site.verify(&server).map_err(told)?);
             if !report.findings.is_empty() {
                 report.said =
@@ -177,6 +190,7 @@ impl Cutter {
                 self.load(server, Ending::Power, report)
             }
             Moment::Stop => self.load(server, Ending::Terminate, report),
+            Moment::AfterStop => self.load(server, Ending::Stop, report),
             Moment::Start => {
                 self.load(server, Ending::Kill, report)?;
                 let server = self.site.launch.start()?;
@@ -195,11 +209,12 @@ impl Cutter {
         let seed = self.random.next();
         // Most cuts come while there is something to lose.
         let waits = if self.random.percent(75) { VOLATILE_MAX } else { Duration::ZERO };
+        let compacts = self.random.percent(50);
         let (stop, disturbed) = (AtomicBool::new(false), AtomicBool::new(false));
         let before = self.site.acknowledged();
         let (address, disk, writers) =
             (server.address(), &self.site.volume.disk, &mut self.site.writers);
-        let mut refusals = Vec::new();
+        let (mut refusals, mut stopped) = (Vec::new(), Ok(()));
         std::thread::scope(|scope| {
             let (stop, disturbed) = (&stop, &disturbed);
             let write = move |writer: &mut Writer| {
@@ -209,19 +224,26 @@ impl Cutter {
             let writing: Vec<_> =
                 writers.iter_mut().map(|writer| scope.spawn(move || write(writer))).collect();
             let reading = scope.spawn(move || read_on(address, WRITERS, seed, stop));
-            let compacting = scope.spawn(move || compact(address, stop));
+            let compacting = scope.spawn(move || compacts.then(|| compact(address, stop)));
             std::thread::sleep(lasts);
             disturbed.store(true, Ordering::SeqCst);
             match ending {
                 Ending::Kill => {}
                 Ending::Power => disk.cut_when_volatile(waits),
-                Ending::Terminate => server.signal("TERM"),
+                Ending::Terminate | Ending::Stop => server.signal("TERM"),
             }
             std::thread::sleep(grace);
-            if ending == Ending::Terminate {
-                disk.device().cut();
+            match ending {
+                Ending::Kill | Ending::Power => server.kill(),
+                Ending::Terminate => {
+                    disk.device().cut();
+                    server.kill();
+                }
+                Ending::Stop => {
+                    stopped = server.ended().map(|_| ());
+                    disk.device().cut();
+                }
             }
-            server.kill();
             stop.store(true, Ordering::SeqCst);
             let ended = writing.into_iter().map(|writer| writer.join().expect("no panic"));
             refusals.extend(ended.flatten());
@@ -230,7 +252,7 @@ impl Cutter {
         });
         report.acknowledged += self.site.acknowledged() - before;
         match refusals.first() {
-            None => Ok(()),
+            None => stopped,
             Some(end) => Err(format!("a write failed on a disk that works: {end:?}")),
         }
     }
@@ -240,24 +262,26 @@ impl Cutter {
     }
 }
 
-/// How a load ends; the process is killed in any case.
+/// How a load ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
-    /// By that alone.
+    /// The process is killed.
     Kill,
     /// The power goes first.
     Power,
-    /// It is told to stop, and then the power goes.
+    /// It is told to stop, and on the way the power goes.
     Terminate,
+    /// It is told to stop and has ended when the power goes.
+    Stop,
 }
 
 impl Ending {
     /// How long it may go on.
     fn grace_ms_max(self) -> u64 {
         match self {
-            Self::Kill => 1,
+            Self::Kill | Self::Stop => 1,
             Self::Power => 10,
-            Self::Terminate => 200,
+            Self::Terminate => 500,
         }
     }
 }

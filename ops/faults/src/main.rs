@@ -111,7 +111,7 @@ fn cut(Arguments { binary, folder, plan, .. }: &Arguments) -> bool {
 
 fn print(plan: &Plan, report: &Report, started: Instant) {
     println!(
-        "{}: {} power cuts, {} acknowledged writes, {} lost, {} wrong; recovery P50 {} ms, max {} ms; \
+        "{}: {} power cuts, {} acknowledged writes, {} lost, {} wrong; recovery P50 {} ms, max {} ms, {} from images; \
          unflushed sectors {} kept, {} lost, writes torn {}; {} s, seed {}",
         plan.format.name(),
         report.cuts,
@@ -120,6 +120,7 @@ fn print(plan: &Plan, report: &Report, started: Instant) {
         report.wrong(),
         report.recovery(50).as_millis(),
         report.recovery(100).as_millis(),
+        report.from_images,
         report.fate.kept,
         report.fate.lost,
         report.fate.torn,

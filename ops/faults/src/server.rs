@@ -29,6 +29,8 @@ pub struct Launch {
     pub data: PathBuf,
     /// Its folder on tmpfs, which a power cut empties.
     pub fast: PathBuf,
+    /// Its number of shards, which may change from one start to the next.
+    pub shards: u64,
 }
 
 impl Launch {
@@ -44,7 +46,8 @@ impl Launch {
             }
         }
         command.args(["serve", "--listen", "127.0.0.1:0", "--log-format", "text"]);
-        command.args(["--shards", "2", "--warm-up", "0s", "--data-dir"]).arg(&self.data);
+        command.args(["--shards", &self.shards.to_string(), "--warm-up", "0s"]);
+        command.arg("--data-dir").arg(&self.data);
         command.arg("--fast-dir").arg(&self.fast).stdin(Stdio::null()).stderr(Stdio::piped());
         let started = Instant::now();
         let spawned = command.spawn();
@@ -167,6 +170,18 @@ impl Server {
     pub fn connect(&self) -> Result<Connection, String> {
         let opened = Connection::open(self.address(), PATIENCE);
         opened.map_err(|e| format!("the server does not accept ({e}): {}", self.log()))
+    }
+
+    /// Whether it started from images, not from the log alone.
+    ///
+    /// # Errors
+    /// Where it does not say.
+    pub fn has_started_from_image(&self) -> Result<bool, String> {
+        let reply = self.connect()?.call("GET", "/metrics", "", b"").map_err(|e| e.to_string())?;
+        let text = String::from_utf8_lossy(&reply.body).into_owned();
+        let tier = text.lines().find(|line| line.starts_with("engram_image_start_tier{"));
+        let tier = tier.and_then(|line| line.split(' ').next_back());
+        tier.map(|tier| tier != "0").ok_or_else(|| format!("no tier of the start: {text}"))
     }
 
     /// Sends a signal.

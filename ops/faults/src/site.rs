@@ -39,6 +39,7 @@ impl Site {
             binary: binary.to_owned(),
             data: volume.path().join("data"),
             fast: folder.join("fast"),
+            shards: 2,
         };
         launch.forget_fast()?;
         let writers = (0..WRITERS).map(|number| Writer::new(number, seed)).collect();

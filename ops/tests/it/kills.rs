@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::server::{Folder, Server, eventually};
 
+/// How often, where `ENGRAM_TEST_KILLS` does not say.
 const KILLS: u64 = 200;
 const WRITERS: u64 = 3;
 /// Longest life of a server under load.
@@ -107,12 +108,14 @@ fn verify(server: &Server, expected: &BTreeMap<String, Option<String>>) {
 }
 
 #[test]
-fn nothing_acknowledged_is_lost_by_200_kills_under_load_on_an_empty_ext4_volume() {
+fn nothing_acknowledged_is_lost_by_kills_under_load_on_an_empty_ext4_volume() {
+    let kills = std::env::var("ENGRAM_TEST_KILLS")
+        .map_or(KILLS, |kills| kills.parse().expect("ENGRAM_TEST_KILLS is a number"));
     let volume = Volume::new();
     let directory = volume.mounted.join("data");
     let all: Acknowledged = Arc::default();
     let mut random = 0x2545_F491_4F6C_DD1Du64;
-    for round in 0..KILLS {
+    for round in 0..kills {
         let server = Server::start(&directory, &[]);
         let acknowledged: Acknowledged = Arc::default();
         let writers: Vec<_> = (0..WRITERS)
@@ -144,12 +147,12 @@ fn nothing_acknowledged_is_lost_by_200_kills_under_load_on_an_empty_ext4_volume(
     let server = Server::start(&directory, &[]);
     let all = all.lock().unwrap();
     verify(&server, &all);
-    println!("{KILLS} kills, {} acknowledged ids, none lost", all.len());
+    println!("{kills} kills, {} acknowledged ids, none lost", all.len());
     // Every start of a server begins a segment, and none of them is full: they become one.
     assert!(server.run(&["compact"]).status.success());
     let view = server.ask("GET", "/api/v1/compaction", &serde_json::Value::Null);
     let segments = view["segments"].as_u64().expect("a number");
-    assert!((1..KILLS / 10).contains(&segments), "{view}");
+    assert!((1..kills / 10).contains(&segments), "{view}");
     verify(&server, &all);
-    assert!(all.len() as u64 > KILLS / 2, "the load was acknowledged");
+    assert!(all.len() as u64 > kills / 2, "the load was acknowledged");
 }
