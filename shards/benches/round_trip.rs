@@ -39,7 +39,7 @@ const LOADS: [(Load, &str); 3] = [
 ];
 
 fn main() {
-    println!("shards  polls before sleep  load                     P50 us   P99 us");
+    println!("shards  polls at most      load                     P50 us   P99 us  CPU of a core");
     for spin in [Duration::ZERO, SPIN] {
         for shards in [1, 2] {
             measure(shards, spin);
@@ -76,15 +76,28 @@ async fn run(handle: Handle, shards: u16, spin: Duration) {
         for _ in 0..QUESTIONS / 10 {
             ask(&handle, load, &mut Vec::new()).await;
         }
+        let (begun, used) = (Instant::now(), cpu_time());
         while took.len() < QUESTIONS {
             ask(&handle, load, &mut took).await;
         }
+        let share = (cpu_time() - used).as_secs_f64() / begun.elapsed().as_secs_f64();
+        let share = share * 100.0 / f64::from(shards);
         took.sort_unstable();
         let at = |share: usize| took[took.len() * share / 100].as_nanos() as f64 / 1e3;
         let spin_us = spin.as_micros();
-        println!("{shards:>6}  {spin_us:>15} us  {name:<22} {:>8.1} {:>8.1}", at(50), at(99));
+        println!(
+            "{shards:>6}  {spin_us:>10} us  {name:<26} {:>8.1} {:>8.1} {share:>12.1} %",
+            at(50),
+            at(99)
+        );
     }
     handle.status().life().stop();
+}
+
+/// CPU time of this process.
+fn cpu_time() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(used).expect("a process has run for no negative time")
 }
 
 async fn ask(handle: &Handle, load: Load, took: &mut Vec<Duration>) {

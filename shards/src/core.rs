@@ -34,6 +34,7 @@ use crate::directory::{Directory, Manifest};
 use crate::log::Log;
 use crate::mesh::{Delivery, Outbox};
 use crate::notify::Notify;
+use crate::patience::Arrivals;
 use crate::ring::RingDisk;
 use crate::stall::Work;
 use crate::status::{Counters, Status};
@@ -83,6 +84,7 @@ pub(crate) struct Core {
     waiters: RefCell<HashMap<u64, Waiter>>,
     next_ticket: Cell<u64>,
     last_request: Cell<Timestamp>,
+    pub(crate) arrivals: Rc<Arrivals>,
     pending: RefCell<VecDeque<Event>>,
     work: Notify,
     unsent: Notify,
@@ -129,6 +131,7 @@ impl Core {
             waiters: RefCell::default(),
             next_ticket: Cell::new(0),
             last_request: Cell::new(Timestamp(0)),
+            arrivals: Rc::default(),
             pending: RefCell::default(),
             work: Notify::default(),
             unsent: Notify::default(),
@@ -285,6 +288,7 @@ impl Core {
     /// Takes envelopes from the inbox as they come.
     pub(crate) async fn run_inbox(self: Rc<Self>, inbox: Receiver<Delivery>) {
         while let Ok(first) = inbox.recv_async().await {
+            self.arrivals.note();
             let more = std::iter::from_fn(|| inbox.try_recv().ok()).take(INBOX_BURST);
             for Delivery { from, envelope, sent } in std::iter::once(first).chain(more) {
                 self.counters().meters.envelope_us.observe(micros(sent));
@@ -590,6 +594,7 @@ impl Handle {
             core.waiters.borrow_mut().insert(ticket, Waiter::default());
             let _guard = WaiterGuard { core: core.clone(), ticket };
             core.last_request.set(now());
+            core.arrivals.note();
             if traced {
                 core.shard.borrow_mut().begin_trace(Ticket(ticket));
             }

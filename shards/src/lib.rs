@@ -21,6 +21,7 @@ mod memory_node;
 mod mesh;
 mod meters;
 mod notify;
+mod patience;
 mod plain;
 pub mod recover;
 mod reshard;

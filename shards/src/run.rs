@@ -28,6 +28,7 @@ use crate::error::ShardsError;
 use crate::images::{self, ImageOptions, Images};
 use crate::log::Log;
 use crate::mesh::{Delivery, Outbox, inboxes};
+use crate::patience;
 use crate::recover::{Recovery, Step};
 use crate::ring::RingDisk;
 use crate::room::{Room, Rooms};
@@ -42,7 +43,7 @@ pub struct CorePlace {
     pub cpu: Option<u32>,
     /// The NUMA node whose memory it prefers, where there are several.
     pub node: Option<u32>,
-    /// How long it polls before it sleeps; only on cores of its own.
+    /// How long it polls before it sleeps, at most and where that pays; only on cores of its own.
     pub spin: Duration,
 }
 
@@ -145,6 +146,7 @@ where
         let start = ShardStart {
             me: ShardIx(shard),
             node: place.node,
+            spin: place.spin,
             directory: directory.clone(),
             outbox: senders.clone(),
             inbox,
@@ -165,7 +167,6 @@ where
             .io_memory(IO_MEMORY_BYTES)
             .ring_depth(RING_ENTRIES)
             .preempt_timer(PREEMPT_TIMER)
-            .spin_before_park(place.spin)
             .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
             .spawn(move || run_core(start, serve))
             .map_err(|error| ShardsError::Executor { reason: error.to_string() })?;
@@ -184,6 +185,7 @@ fn placement(place: CorePlace) -> Placement {
 struct ShardStart {
     me: ShardIx,
     node: Option<u32>,
+    spin: Duration,
     directory: Arc<Directory>,
     outbox: Vec<flume::Sender<Delivery>>,
     inbox: Receiver<Delivery>,
@@ -294,6 +296,9 @@ async fn rise(start: &ShardStart, handle: &Handle) -> Result<(), ShardsError> {
     glommio::spawn_local(core.clone().run_gauges(start.inbox.clone())).detach();
     glommio::spawn_local(images::run(core.clone(), start.images.clone())).detach();
     glommio::spawn_local(compaction::run(core.clone(), start.sweep_pause)).detach();
+    if !start.spin.is_zero() {
+        glommio::spawn_local(patience::run(core.arrivals.clone(), start.spin)).detach();
+    }
     handle.recovered(core.clone());
     if me == ShardIx(0) {
         glommio::spawn_local(run_sweeps(handle.clone(), start.sweep_pause)).detach();
