@@ -177,6 +177,9 @@ impl Graph {
         let within =
             |e: &Edge| e.node.index() < count && usize::from(e.kind().0) < self.kinds.len();
         ensure(edges.all(within), "a link of the graph")?;
+        let mut nodes = (0..u32::try_from(count).unwrap_or(u32::MAX)).map(NodeIx);
+        let known = |node: NodeIx| !self.exists(node) || !self.is_unheard_of(node);
+        ensure(nodes.all(known), "whether a memory of another shard exists")?;
         ensure(self.free.iter().all(|node| node.index() < count), "a free node")
     }
 
@@ -386,8 +389,17 @@ impl Graph {
             self.links -= u64::from(removed);
             self.automatic_links -= u64::from(removed && name.automatic);
         }
+        if self.is_unheard_of(to) {
+            self.flags[to.index()] &= !EXISTS;
+        }
         self.release(to);
         removed
+    }
+
+    /// A memory of another shard to which nothing links from here: nobody tells this shard any more
+    /// whether it exists.
+    pub fn is_unheard_of(&self, node: NodeIx) -> bool {
+        self.is_remote(node) && self.sources(node).is_empty()
     }
 
     /// The names of all links between two nodes.

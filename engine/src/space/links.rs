@@ -248,6 +248,10 @@ impl Space {
             let gone =
                 Tell::LinkGone { from: from_key, to: to_key, kind, automatic: name.automatic };
             s.tell_owner(to_key, gone);
+            let known = self.graph.find(to_key);
+            if known.is_none_or(|to| self.graph.is_unheard_of(to)) {
+                self.merged.set_elsewhere(to_key, None);
+            }
         }
         if removed && self.graph.find(to_key).is_none() {
             self.foreign_ids.remove(&to_key.0);

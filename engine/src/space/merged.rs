@@ -297,9 +297,9 @@ impl Space {
         }
     }
 
-    /// A memory of another shard, to which this one may link, was merged into a third.
+    /// A memory of another shard, to which this one linked, was merged into a third.
     pub fn merged_elsewhere(&mut self, key: MemoryKey, into: MemoryKey) {
-        if let Some(node) = self.graph.find(key) {
+        if let Some(node) = self.graph.find(key).filter(|node| !self.graph.is_unheard_of(*node)) {
             self.graph.set_exists(node, false);
             self.merged.set_elsewhere(key, Some(into));
         }

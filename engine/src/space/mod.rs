@@ -408,9 +408,9 @@ impl Space {
         s.tells.extend(shards.into_iter().map(|shard| (shard, tell(key))));
     }
 
-    /// Another shard's memory, to which this one links, exists now.
+    /// Another shard's memory, to which this one linked, exists now.
     pub fn live(&mut self, key: MemoryKey) {
-        if let Some(node) = self.graph.find(key) {
+        if let Some(node) = self.graph.find(key).filter(|node| !self.graph.is_unheard_of(*node)) {
             self.graph.set_exists(node, true);
             self.merged.set_elsewhere(key, None);
         }

@@ -1,12 +1,12 @@
 //! A start from images is a start from the log, only faster.
 
 use engram_engine::image::{HEADER_BYTES, Unsound};
-use engram_engine::model::SpaceName;
-use engram_engine::request::{Direction, LinkName, Request, Wait};
+use engram_engine::model::{Link, LinkKind, MemoryId, SpaceName, Weight};
+use engram_engine::request::{Answer, Direction, LinkName, Request, Wait};
 use engram_engine::shard::ShardImage;
 
 use super::agreement::{all_links, answers, corpus, workload};
-use super::{Cluster, Random, id};
+use super::{Cluster, Random, id, memory};
 
 const COUNT: usize = 120;
 
@@ -60,6 +60,46 @@ fn a_start_from_images_gives_the_answers_of_a_start_from_the_log() {
         cluster.settle();
         assert_same(&answers(&mut cluster, COUNT), &from_images, &format!("{shards} shards, log"));
         assert_eq!(links, all_links(&mut cluster, COUNT + 30, Direction::Out), "{shards} shards");
+    }
+}
+
+/// A shard that had linked to another's memory, and does not any more, is not told that it goes: a
+/// link that it makes later said after a start from images that its target exists.
+#[test]
+fn a_link_to_what_went_after_the_images_is_not_live() {
+    let space = SpaceName::default;
+    let names = |i: usize| (id(&format!("from{i}")), id(&format!("to{i}")));
+    let link = |from: &MemoryId, to: &MemoryId| {
+        let link = Link { to: to.clone(), weight: Weight::ONE, kind: LinkKind::default() };
+        Request::Link { space: space(), links: vec![(from.clone(), link)], wait: Wait::Durable }
+    };
+    let mut cluster = Cluster::new(3, 41);
+    let pairs: Vec<_> = (0..16).map(names).collect();
+    for (from, to) in &pairs {
+        for one in [from, to] {
+            let stored = cluster.store(vec![memory(one.as_str(), "content")]);
+            stored.into_iter().for_each(|verdict| drop(verdict.expect("it is valid")));
+        }
+        cluster.call(0, link(from, to)).expect("both are there");
+        cluster.call(0, link(to, from)).expect("both are there");
+        cluster.settle();
+        let links = vec![LinkName { from: from.clone(), to: to.clone(), kind: None }];
+        let unlink = Request::Unlink { space: space(), links, wait: Wait::Durable };
+        cluster.call(0, unlink).expect("it is there");
+    }
+    let images = cluster.images();
+    for (from, to) in &pairs {
+        let delete = Request::Delete { space: space(), id: to.clone(), wait: Wait::Durable };
+        cluster.call(0, delete).expect("it is there");
+        cluster.call(0, link(from, to)).expect("links may lead to what does not exist");
+    }
+    cluster.crash_to(&images);
+    cluster.settle();
+    for (from, _) in pairs {
+        let direction = Direction::Out;
+        let links = Request::Links { space: space(), id: from.clone(), direction, kind: None };
+        let Ok(Answer::Links(links)) = cluster.call(1, links) else { panic!("{from:?} is there") };
+        assert_eq!(links.iter().map(|link| link.live).collect::<Vec<_>>(), [false], "{from:?}");
     }
 }
 
