@@ -4,8 +4,10 @@
 //!
 //! *Not here*: what a run is (`engram_sim`).
 
+use std::cell::Cell;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -36,15 +38,20 @@ struct Arguments {
     /// Goes on after a violation.
     #[arg(long)]
     keep_going: bool,
+    /// Runs so many seeds beside each other; all cores are used where it is left out.
+    #[arg(long)]
+    jobs: Option<NonZeroUsize>,
 }
 
-/// The seed that is being run: where a panic aborts, nobody else can name it.
-static SEED: AtomicU64 = AtomicU64::new(0);
+thread_local! {
+    /// The seed that is being run: where a panic aborts, nobody else can name it.
+    static SEED: Cell<u64> = const { Cell::new(0) };
+}
 
 fn name_seed_of_panics() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        eprintln!("seed {} panics", SEED.load(Ordering::Relaxed));
+        eprintln!("seed {} panics", SEED.get());
         usual(panic);
     }));
 }
@@ -57,50 +64,84 @@ fn seeds(text: &str) -> Result<std::ops::Range<u64>, String> {
     }
 }
 
-fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let Arguments { operations, planted, narrate, .. } = arguments;
+/// What was run, and what it found.
+#[derive(Default)]
+struct Sum {
+    runs: u64,
+    violations: u64,
+    of: Report,
+}
+
+impl Sum {
+    fn add(&mut self, report: &Report) {
+        self.of.operations += report.operations;
+        self.of.crashes += report.crashes;
+        self.of.poisonings += report.poisonings;
+        self.of.image_starts += report.image_starts;
+        self.of.rot_found += report.rot_found;
+        self.of.audits += report.audits;
+    }
+}
+
+/// What threads share: the seeds that are left, and what was found.
+struct Shared {
+    seeds: std::ops::Range<u64>,
+    sum: Sum,
+}
+
+/// Runs seeds until none is left.
+fn work(shared: &Mutex<Shared>, arguments: &Arguments, until: Option<Instant>) {
+    let Arguments { operations, planted, narrate, .. } = *arguments;
     let options = Options { operations, planted, narrate };
-    name_seed_of_panics();
-    let started = Instant::now();
-    let limit = arguments.seconds.map(Duration::from_secs);
-    let (mut runs, mut violations) = (0u64, 0u64);
-    let mut sum = Report::default();
-    for seed in arguments.seeds {
-        if limit.is_some_and(|limit| started.elapsed() >= limit) {
-            break;
-        }
-        runs += 1;
-        SEED.store(seed, Ordering::Relaxed);
+    let lock = || shared.lock().expect("violations are values, panics abort or are caught");
+    while until.is_none_or(|until| Instant::now() < until) {
+        let Some(seed) = lock().seeds.next() else { return };
+        SEED.set(seed);
         let outcome = if arguments.once { run_caught(seed, options) } else { check(seed, options) };
+        let mut shared = lock();
+        shared.sum.runs += 1;
         match outcome {
-            Ok(report) => {
-                sum.operations += report.operations;
-                sum.crashes += report.crashes;
-                sum.poisonings += report.poisonings;
-                sum.image_starts += report.image_starts;
-                sum.rot_found += report.rot_found;
-                sum.audits += report.audits;
-            }
+            Ok(report) => shared.sum.add(&report),
             Err(violation) => {
-                violations += 1;
+                shared.sum.violations += 1;
                 println!("{violation}");
                 if !arguments.keep_going {
-                    break;
+                    shared.seeds = 0..0;
                 }
             }
         }
     }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    name_seed_of_panics();
+    let started = Instant::now();
+    let until = arguments.seconds.map(|seconds| started + Duration::from_secs(seconds));
+    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    // What several seeds print at once can't be read.
+    let jobs = match arguments.narrate {
+        true => 1,
+        false => arguments.jobs.map_or_else(cores, NonZeroUsize::get),
+    };
+    let shared = Mutex::new(Shared { seeds: arguments.seeds.clone(), sum: Sum::default() });
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| work(&shared, &arguments, until));
+        }
+    });
+    let Sum { runs, violations, of } =
+        shared.into_inner().expect("violations are values, panics abort or are caught").sum;
     let seconds = started.elapsed().as_secs_f64();
     println!(
         "{runs} seeds, {} operations, {} crashes, {} poisoned logs, {} starts from images, {} flipped \
          bits found, {} audits, {violations} violations in {seconds:.1} s: {:.2} seeds a second",
-        sum.operations,
-        sum.crashes,
-        sum.poisonings,
-        sum.image_starts,
-        sum.rot_found,
-        sum.audits,
+        of.operations,
+        of.crashes,
+        of.poisonings,
+        of.image_starts,
+        of.rot_found,
+        of.audits,
         runs as f64 / seconds
     );
     if violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
