@@ -397,7 +397,8 @@ impl SegmentBytes {
             self.at = block;
             return Ok(Step::Record);
         }
-        let torn_batch = if self.at == block { self.batch.wrapping_add(1) } else { self.batch };
+        let within = self.at != block || self.records == 0;
+        let torn_batch = if within { self.batch } else { self.batch.wrapping_add(1) };
         if self.skipped && self.bytes[self.at.min(self.bytes.len())..].iter().all(|b| *b == 0) {
             self.over = true;
             return Ok(Step::End);
