@@ -155,7 +155,6 @@ fn changes(ask: &Ask) -> bool {
         | Ask::List { .. }
         | Ask::Count { .. }
         | Ask::Barrier
-        | Ask::Echo
         | Ask::Spaces { .. }
         | Ask::Stats
         | Ask::Names { .. }

@@ -64,30 +64,6 @@ fn a_store_in_a_space_that_is_just_being_made_is_never_refused() {
     }
 }
 
-/// A shard that had heard of a space stored in it and was acknowledged, while another had not heard
-/// yet and said that there is no such space.
-#[test]
-fn what_is_stored_in_a_space_that_is_just_being_made_is_found_from_everywhere() {
-    let space = || SpaceName::new("new").expect("valid");
-    let store = |name: &str| {
-        let (memories, mode) = (vec![memory(name, "something")], StoreMode::Upsert);
-        Request::Store { space: space(), memories, mode, wait: Wait::Durable }
-    };
-    for seed in 0..8 * SEEDS {
-        let (mut cluster, mut random) = (Cluster::new(6, seed), Random::new(seed));
-        cluster.begin(1, store("first"));
-        (0..random.below(40)).for_each(|_| {
-            cluster.advance();
-        });
-        cluster.call(2, store("second")).expect("it is valid");
-        for home in 0..6 {
-            let (id, with) = (id("second"), With::NONE);
-            let read = cluster.call(home, Request::Read { space: space(), id, with });
-            assert!(read.is_ok(), "seed {seed}, shard {home}: {read:?}");
-        }
-    }
-}
-
 /// The client's shard asked for a barrier that could overtake what the authority had told.
 #[test]
 fn every_shard_has_heard_of_a_space_when_that_is_acknowledged() {
