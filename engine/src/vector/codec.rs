@@ -294,7 +294,7 @@ impl Vectors {
     }
 
     /// Asks for a row before it is compared.
-    #[inline]
+    #[inline(always)]
     pub fn prefetch(&self, slot: u32) {
         prefetch(self.lines.row(slot));
         if (slot as usize) < self.scales.len() {

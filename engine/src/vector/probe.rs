@@ -9,6 +9,7 @@
 
 use super::beam::{Beam, Ground};
 use super::codec::Pivot;
+use super::kernel::prefetch;
 use super::slots::State;
 use super::top::{Hit, Top};
 use super::{Progress, Scratch, VectorIndex, Work};
@@ -374,7 +375,14 @@ impl Probe {
         let dead = index.image.graves.len();
         let spare = (2 * self.k * dead).div_ceil(index.image.linked() + dead);
         let beam = self.beam.get_or_insert_default();
-        for near in beam.best(self.k + spare) {
+        let best = beam.best(self.k + spare);
+        // Each is a step from slot to node to key, and none of them is near another.
+        best.iter().for_each(|near| slots.prefetch(near.point()));
+        for near in best {
+            let node = slots.node_of(near.point()).index();
+            scope.keys.get(node).into_iter().for_each(|key| prefetch(std::slice::from_ref(key)));
+        }
+        for near in best {
             let score = index.codec.score(near.closeness());
             if slots.state(near.point()) != State::Linked || !self.found.admits(score) {
                 continue;

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use super::kernel::prefetch;
 use super::rows::Rows;
 use crate::image::{Part, Reader, Unsound, Writer};
 use crate::node::NodeIx;
@@ -141,6 +142,13 @@ impl Slots {
         let shared = if self.sharers.is_empty() { None } else { self.sharers.get(&slot) };
         let sharers = shared.map_or(&[][..], Vec::as_slice);
         std::iter::once(self.node_of(slot)).chain(sharers.iter().map(|&node| NodeIx(node)))
+    }
+
+    /// Asks for what [`Self::state`] and [`Self::node_of`] read.
+    #[inline]
+    pub fn prefetch(&self, slot: u32) {
+        prefetch(self.states.row(slot));
+        prefetch(self.node_of.row(slot));
     }
 
     /// Slots that are free.
