@@ -8,6 +8,7 @@ use crate::fixed::Activation;
 use crate::key::MemoryKey;
 use crate::life::Lift;
 use crate::node::NodeIx;
+use crate::vector::prefetch_lines;
 
 /// What is known of a memory during a recall.
 #[derive(Clone, Copy, Debug)]
@@ -107,6 +108,13 @@ impl Lit {
             cue: false,
         });
         place
+    }
+
+    /// Asks for the slot of a memory that will be met soon; room was made for it.
+    #[inline]
+    pub(crate) fn prefetch(&self, key: MemoryKey) {
+        let mask = self.slots.len().wrapping_sub(1);
+        prefetch_lines(self.slots.as_ptr().wrapping_add(key.0 as usize & mask), 1);
     }
 
     /// Makes room for so many more: at least half of the slots stay empty.

@@ -22,6 +22,8 @@ use super::{Next, RecallRun, SHARED_TERM, recipe};
 
 /// Terms of a cue of which it is known whether a seed holds them.
 const HELD_TERMS_MAX: usize = 64;
+/// Pulses between the one that arrives and the one whose memory is asked for ahead.
+const PULSES_AHEAD: usize = 12;
 
 impl RecallRun {
     pub(super) fn next_hop(mut self: Box<Self>, now: Timestamp) -> Next {
@@ -96,7 +98,10 @@ impl RecallRun {
     fn arrive(&mut self, from: ShardIx, pulses: &[Pulse]) {
         self.lit.reserve(pulses.len());
         let is_alone = self.partitioner.shards() == 1;
-        for pulse in pulses {
+        for (at, pulse) in pulses.iter().enumerate() {
+            if let Some(later) = pulses.get(at + PULSES_AHEAD) {
+                self.lit.prefetch(later.key);
+            }
             let place = self.lit.meet(pulse.key);
             let cell = self.lit.at(place);
             if cell.arriving == Activation::ZERO {
