@@ -6,7 +6,8 @@
 //! *Not here*: power cuts under load (`cuts`).
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -22,6 +23,8 @@ use crate::writer::{End, Finding, ask, read_one};
 const WRITES: u64 = 40;
 /// Writes of each writer until it has to have met the failure.
 const WRITES_MAX: u64 = 200;
+/// Between writes while the server has not yet seen that there is no room: it looks once a second.
+const PAUSE: Duration = Duration::from_millis(20);
 /// How often a write is tried again that was refused.
 const TRIES: usize = 5;
 
@@ -32,10 +35,12 @@ pub enum Scenario {
     Trouble(Trouble, Often),
     /// Bits change in what was written.
     Rot,
+    /// Somebody else fills the file system.
+    Full,
 }
 
 /// All of them, by name.
-pub const ALL: [(&str, Scenario); 7] = [
+pub const ALL: [(&str, Scenario); 8] = [
     ("EIO on one write", Scenario::Trouble(Trouble::Writes(Failure::Io), Often::Once)),
     ("EIO on every write", Scenario::Trouble(Trouble::Writes(Failure::Io), Often::Always)),
     // A loop device says EIO for it, as disks do.
@@ -47,6 +52,7 @@ pub const ALL: [(&str, Scenario); 7] = [
     ("EIO on one sync", Scenario::Trouble(Trouble::Syncs, Often::Once)),
     ("EIO on every sync", Scenario::Trouble(Trouble::Syncs, Often::Always)),
     ("bit rot", Scenario::Rot),
+    ("a full file system", Scenario::Full),
 ];
 
 /// Brings one about on a new volume; what was seen, in a few words.
@@ -67,17 +73,22 @@ pub fn run(
         let mut connection = server.connect()?;
         for _ in 0..WRITES {
             let operation = writer.draw();
-            must(writer.write_one(&mut connection, operation) == End::Told, "a write is taken")?;
+            taken(&writer.write_one(&mut connection, operation))?;
         }
     }
     match scenario {
         Scenario::Trouble(trouble, often) => fail(&mut site, server, trouble, often),
         Scenario::Rot => rot(&mut site, server),
+        Scenario::Full => fill(&mut site, server),
     }
 }
 
 fn must(holds: bool, what: &str) -> Result<(), String> {
     if holds { Ok(()) } else { Err(format!("this does not hold: {what}")) }
+}
+
+fn taken(end: &End) -> Result<(), String> {
+    must(*end == End::Told, &format!("a write is taken: {end:?}"))
 }
 
 fn nothing_found(findings: &[Finding]) -> Result<(), String> {
@@ -118,8 +129,7 @@ fn fail(
             status == 503 && said["phase"] == json!("poisoned") && reason.contains("log")
         })
     })?;
-    let log = server.log();
-    must(log.contains("refuses writes from now on"), &format!("the log says why: {log}"))?;
+    server.until("saying why", |server| server.log().contains("refuses writes from now on"))?;
     let mut connection = server.connect()?;
     for (writer, operation) in &refused {
         for _ in 0..TRIES {
@@ -173,8 +183,7 @@ fn start_again(site: &mut Site) -> Result<(), String> {
     nothing_found(&site.verify(&server)?)?;
     for writer in &mut site.writers {
         let operation = writer.draw();
-        let end = writer.write_one(&mut server.connect()?, operation);
-        must(end == End::Told, &format!("writes are taken again: {end:?}"))?;
+        taken(&writer.write_one(&mut server.connect()?, operation))?;
     }
     Ok(())
 }
@@ -191,7 +200,7 @@ fn rot(site: &mut Site, server: Server) -> Result<String, String> {
     let rotten = spoil(site);
     for writer in &mut site.writers {
         let operation = writer.draw_put();
-        must(writer.write_one(&mut connection, operation) == End::Told, "a write is taken")?;
+        taken(&writer.write_one(&mut connection, operation))?;
     }
     let refused = read_rotten(site, &mut connection, &rotten)?;
     must(refused > 0, "something rotten is read")?;
@@ -275,6 +284,76 @@ fn refuse_to_start(site: &Site) -> Result<(), String> {
     Ok(())
 }
 
+/// Writes that need room are refused, what frees it is not; all is well as soon as there is room, and a
+/// server starts on a full file system, too.
+fn fill(site: &mut Site, mut server: Server) -> Result<String, String> {
+    let ballast = site.volume.path().join("ballast");
+    std::fs::create_dir(&ballast).map_err(|e| format!("make a folder: {e}"))?;
+    occupy(&ballast)?;
+    let mut connection = server.connect()?;
+    let before = site.acknowledged();
+    let full = refused_for_room(site, &mut connection)?;
+    let went_on = site.acknowledged() - before;
+    must(full, "writes are refused on a full file system")?;
+    must(read_on(site, &mut connection)? == 0, "reads go on")?;
+    for writer in &mut site.writers {
+        let end = writer.delete_one(&mut connection);
+        must(end == Some(End::Told), &format!("a full file system takes a deletion: {end:?}"))?;
+    }
+    server.kill();
+    site.launch.forget_fast()?;
+    server = site.launch.start()?;
+    server.ready().map_err(|e| format!("a start on a full file system: {e}"))?;
+    nothing_found(&site.verify(&server)?)?;
+    std::fs::remove_dir_all(&ballast).map_err(|e| format!("make room: {e}"))?;
+    let writer = &mut site.writers[0];
+    let mut connection = server.connect()?;
+    server.until("taking writes again", |_| {
+        let operation = writer.draw_put();
+        writer.write_one(&mut connection, operation) == End::Told
+    })?;
+    site.volume.disk.device().cut();
+    server.kill();
+    site.volume.come_back()?;
+    start_again(site)?;
+    Ok(format!("{went_on} writes went on, then all were refused; deletions were taken"))
+}
+
+/// Takes all room that there is.
+fn occupy(folder: &Path) -> Result<(), String> {
+    let mut bytes: u64 = 256 << 20;
+    for number in 0.. {
+        let path = folder.join(format!("{number}"));
+        let mut command = Command::new("fallocate");
+        command.arg("--length").arg(bytes.to_string()).arg(&path).stderr(Stdio::null());
+        let taken = command.status().map_err(|e| format!("fallocate can't be run: {e}"))?;
+        match (taken.success(), bytes) {
+            (true, _) => {}
+            (false, ..=4096) => break,
+            (false, _) => bytes /= 2,
+        }
+    }
+    Ok(())
+}
+
+/// Writes until every writer is refused for want of room, or nobody is.
+fn refused_for_room(site: &mut Site, connection: &mut Connection) -> Result<bool, String> {
+    let mut refused = 0;
+    for writer in &mut site.writers {
+        for _ in 0..WRITES_MAX {
+            let operation = writer.draw_put();
+            match writer.write_one(connection, operation) {
+                End::Told => std::thread::sleep(PAUSE),
+                End::Refused(507, body, _) if code(&body) == "disk_budget" => {
+                    refused += 1;
+                    break;
+                }
+                end => return Err(format!("a full file system ends a write with {end:?}")),
+            }
+        }
+    }
+    Ok(refused == site.writers.len())
+}
 fn check(site: &Site, arguments: &[&str]) -> Result<Option<i32>, String> {
     let mut command = Command::new(&site.launch.binary);
     command.arg("check").arg(&site.launch.data).args(arguments).arg("--quiet");

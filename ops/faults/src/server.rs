@@ -126,7 +126,11 @@ impl Server {
     ///
     /// # Errors
     /// What it said, where it ended or that does not hold in time.
-    pub fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) -> Result<(), String> {
+    pub fn until(
+        &mut self,
+        what: &str,
+        mut holds: impl FnMut(&Self) -> bool,
+    ) -> Result<(), String> {
         while !holds(self) {
             if let Ok(Some(status)) = self.child.try_wait() {
                 return Err(format!("the server ended ({status}): {}", self.log()));

@@ -99,6 +99,14 @@ impl Writer {
         }
     }
 
+    /// A deletion, where there is something to delete. Nothing else is under way: what was refused
+    /// was not done.
+    pub fn delete_one(&mut self, connection: &mut Connection) -> Option<End> {
+        self.perhaps = None;
+        let memory = *self.world.memories.keys().next()?;
+        Some(self.write_one(connection, Operation::Delete { memory }))
+    }
+
     /// One write.
     pub fn write_one(&mut self, connection: &mut Connection, operation: Operation) -> End {
         let after = self.world.after(&operation);
