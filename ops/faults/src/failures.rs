@@ -25,6 +25,8 @@ const WRITES: u64 = 40;
 const WRITES_MAX: u64 = 200;
 /// Between writes while the server has not yet seen that there is no room: it looks once a second.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Status of a server that lacks something of the machine.
+const NOT_HERE: i32 = 78;
 /// How often a write is tried again that was refused.
 const TRIES: usize = 5;
 
@@ -284,8 +286,8 @@ fn refuse_to_start(site: &Site) -> Result<(), String> {
     Ok(())
 }
 
-/// Writes that need room are refused, what frees it is not; all is well as soon as there is room, and a
-/// server starts on a full file system, too.
+/// Writes that need room are refused, what frees it is not, a start says what to do; all is well once
+/// there is room.
 fn fill(site: &mut Site, mut server: Server) -> Result<String, String> {
     let ballast = site.volume.path().join("ballast");
     std::fs::create_dir(&ballast).map_err(|e| format!("make a folder: {e}"))?;
@@ -302,16 +304,18 @@ fn fill(site: &mut Site, mut server: Server) -> Result<String, String> {
     }
     server.kill();
     site.launch.forget_fast()?;
-    server = site.launch.start()?;
-    server.ready().map_err(|e| format!("a start on a full file system: {e}"))?;
-    nothing_found(&site.verify(&server)?)?;
+    let (status, log) = site.launch.start()?.ended()?;
+    let is_told = status.code() == Some(NOT_HERE) && log.contains("free some space");
+    must(is_told, &format!("a start is refused until there is room: {status} {log}"))?;
     std::fs::remove_dir_all(&ballast).map_err(|e| format!("make room: {e}"))?;
-    let writer = &mut site.writers[0];
+    server = site.launch.start()?;
+    server.ready()?;
+    nothing_found(&site.verify(&server)?)?;
     let mut connection = server.connect()?;
-    server.until("taking writes again", |_| {
+    for writer in &mut site.writers {
         let operation = writer.draw_put();
-        writer.write_one(&mut connection, operation) == End::Told
-    })?;
+        taken(&writer.write_one(&mut connection, operation))?;
+    }
     site.volume.disk.device().cut();
     server.kill();
     site.volume.come_back()?;
