@@ -112,7 +112,6 @@ impl Shard {
         op: OpId,
         memories: &[(SpaceName, Vec<MemoryKey>)],
     ) {
-        let before = self.sequence;
         let mut is_lost = false;
         for (name, keys) in memories {
             for key in keys {
@@ -124,12 +123,10 @@ impl Shard {
                 self.append_unlinks(name, lost);
             }
         }
-        if self.sequence == before && !is_lost {
-            return self.reply(from, op, Ok(Reply::Done));
-        }
-        if self.poisoned {
+        if is_lost && self.poisoned {
             return self.reply(from, op, Err(poisoned()));
         }
+        // Also where no link goes now: one may have gone with something that a crash would bring back.
         self.reply_when_durable(from, op, Reply::Done);
     }
 }
