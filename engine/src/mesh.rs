@@ -90,6 +90,8 @@ pub enum Ask {
     Forget(Arc<Vec<(SpaceName, Vec<MemoryKey>)>>),
     /// Answer once everything that was appended so far is durable.
     Barrier,
+    /// Answer at once: by then, what this shard was told before has been heard.
+    Echo,
     /// Counts of each space.
     Spaces { space: Option<SpaceName> },
     /// Counts of the shard.
@@ -144,6 +146,7 @@ impl Ask {
             Self::DropSpace { .. } => "drop_space",
             Self::Forget(_) => "forget",
             Self::Barrier => "barrier",
+            Self::Echo => "echo",
             Self::Spaces { .. } => "spaces",
             Self::Stats => "stats",
             Self::Names { .. } => "names",

@@ -79,6 +79,34 @@ pub enum Request {
     Sweep { listed: Vec<(ColdSegmentId, u32)> },
 }
 
+impl Request {
+    /// The space that has to be there for this to be done.
+    pub fn existing_space(&self) -> Option<&SpaceName> {
+        match self {
+            Self::Read { space, .. }
+            | Self::Patch { space, .. }
+            | Self::Delete { space, .. }
+            | Self::List { space, .. }
+            | Self::Count { space, .. }
+            | Self::Link { space, .. }
+            | Self::Unlink { space, .. }
+            | Self::Links { space, .. }
+            | Self::Recall { space, .. }
+            | Self::Reinforce { space, .. }
+            | Self::Consolidate { space, .. }
+            | Self::ReadSpace { space }
+            | Self::Demote { space, .. } => Some(space),
+            Self::Store { .. }
+            | Self::ListSpaces
+            | Self::PutSpace { .. }
+            | Self::DropSpace { .. }
+            | Self::Stats
+            | Self::Expire
+            | Self::Sweep { .. } => None,
+        }
+    }
+}
+
 /// What of a memory is read back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct With {

@@ -155,6 +155,7 @@ fn changes(ask: &Ask) -> bool {
         | Ask::List { .. }
         | Ask::Count { .. }
         | Ask::Barrier
+        | Ask::Echo
         | Ask::Spaces { .. }
         | Ask::Stats
         | Ask::Names { .. }

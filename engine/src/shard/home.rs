@@ -62,6 +62,8 @@ pub(super) enum Then {
     LinkNames(Vec<LinkRow>),
     /// The request starts again once the authority has made its space.
     Again(Box<Request>),
+    /// The authority has nothing more to tell of the request's space.
+    Heard(Box<Request>),
     /// A space was put: it is read back.
     SpacePut(SpaceName),
     /// Every shard has heard of a space: whoever asked for that is told.
@@ -95,7 +97,19 @@ pub(super) enum Then {
 const NO_DEADLINE: Timestamp = Timestamp(i64::MAX);
 
 impl Shard {
+    /// What asks of a space that is not known here asks the authority first: it may have come to be,
+    /// and others may have been told so before this shard.
     pub(super) fn on_request(&mut self, ticket: Ticket, request: Request) {
+        let is_strange = |space: &SpaceName| self.space(space).is_err();
+        if request.existing_space().is_some_and(is_strange) {
+            let then = Then::Heard(Box::new(request));
+            self.start(Some(ticket), then, vec![(AUTHORITY, Ask::Echo)]);
+        } else {
+            self.perform(ticket, request);
+        }
+    }
+
+    fn perform(&mut self, ticket: Ticket, request: Request) {
         let started = self.dispatch(ticket, request);
         if let Err(rejection) = started {
             self.answer(Some(ticket), Err(rejection));
@@ -353,6 +367,11 @@ impl Shard {
             Then::Again(request) => {
                 if let Some(ticket) = ticket {
                     self.on_request(ticket, *request);
+                }
+            }
+            Then::Heard(request) => {
+                if let Some(ticket) = ticket {
+                    self.perform(ticket, *request);
                 }
             }
             Then::SpacePut(space) => self.ask_spaces(ticket, Some(space)),

@@ -96,6 +96,7 @@ impl Shard {
                 self.on_ensure_space(from, op, &space, dimensions);
             }
             Ask::DropSpace { space } => self.on_drop_space(from, op, &space),
+            Ask::Echo => self.reply(from, op, Ok(Reply::Done)),
             Ask::Barrier => self.reply_when_durable(from, op, Reply::Done),
             Ask::Spaces { space } => {
                 let rows = self.space_rows(space.as_ref());

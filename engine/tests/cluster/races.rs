@@ -64,6 +64,30 @@ fn a_store_in_a_space_that_is_just_being_made_is_never_refused() {
     }
 }
 
+/// A shard that had heard of a space stored in it and was acknowledged, while another had not heard
+/// yet and said that there is no such space.
+#[test]
+fn what_is_stored_in_a_space_that_is_just_being_made_is_found_from_everywhere() {
+    let space = || SpaceName::new("new").expect("valid");
+    let store = |name: &str| {
+        let (memories, mode) = (vec![memory(name, "something")], StoreMode::Upsert);
+        Request::Store { space: space(), memories, mode, wait: Wait::Durable }
+    };
+    for seed in 0..8 * SEEDS {
+        let (mut cluster, mut random) = (Cluster::new(6, seed), Random::new(seed));
+        cluster.begin(1, store("first"));
+        (0..random.below(40)).for_each(|_| {
+            cluster.advance();
+        });
+        cluster.call(2, store("second")).expect("it is valid");
+        for home in 0..6 {
+            let (id, with) = (id("second"), With::NONE);
+            let read = cluster.call(home, Request::Read { space: space(), id, with });
+            assert!(read.is_ok(), "seed {seed}, shard {home}: {read:?}");
+        }
+    }
+}
+
 /// The client's shard asked for a barrier that could overtake what the authority had told.
 #[test]
 fn every_shard_has_heard_of_a_space_when_that_is_acknowledged() {
@@ -173,6 +197,31 @@ fn a_home_whose_clock_is_behind_writes_links_all_the_same() {
         cluster.crash();
         for from in &names[10..] {
             assert_eq!(links_out(&mut cluster, 0, from), 1, "{shards} shards, {from}");
+        }
+    }
+}
+
+/// A shard from which nothing led to what was deleted, since that had just been deleted itself, said
+/// so at once; a crash took its own deletion back, and the link was there again.
+#[test]
+fn a_link_whose_source_comes_back_does_not_lead_to_what_was_deleted() {
+    for seed in 0..4 * SEEDS {
+        let (mut cluster, mut random) = (Cluster::new(3, seed), Random::new(seed));
+        cluster.store(vec![memory("target", "the target")]);
+        let mut source = memory("source", "source");
+        source.links = Some(vec![link("target")]);
+        cluster.store(vec![source]);
+        cluster.settle();
+        cluster.begin(1, delete("source"));
+        let target = cluster.begin(2, delete("target"));
+        (0..random.below(60)).for_each(|_| {
+            cluster.advance();
+        });
+        let acknowledged = cluster.outcomes.contains_key(&target);
+        cluster.crash();
+        cluster.settle();
+        if acknowledged && exists(&mut cluster, 0, "source") {
+            assert_eq!(links_out(&mut cluster, 0, "source"), 0, "seed {seed}");
         }
     }
 }
