@@ -143,7 +143,10 @@ impl Shard {
             }
             Request::Delete { space, id, wait } => {
                 let key = self.existing_space_key(&space, &id)?;
-                self.ask_owner(ticket, key, Ask::Delete { space, id, wait }, wait);
+                // Where other shards have to hear of it, it is answered once it is durable.
+                let is_told = self.partitioner.shards() > 1;
+                let answered = if is_told { Wait::Durable } else { wait };
+                self.ask_owner(ticket, key, Ask::Delete { space, id, wait }, answered);
             }
             Request::List { space, limit, cursor, filter, with } => {
                 self.start_list(ticket, space, limit, cursor.as_deref(), filter, with)?;

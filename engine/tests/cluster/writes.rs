@@ -169,3 +169,21 @@ fn a_full_budget_refuses_what_grows_and_lets_forgetting_and_reading_go_on() {
     cluster.allow(Budget::default());
     cluster.store(vec![memory("e", "after")])[0].as_ref().expect("there is room again");
 }
+
+/// Where other shards have to hear of a deletion it is durable when it is answered, and the answer
+/// said that it was not.
+#[test]
+fn a_deletion_says_whether_it_is_durable() {
+    for (shards, wait, durable) in
+        [(1, Wait::Applied, false), (1, Wait::Durable, true), (3, Wait::Applied, true)]
+    {
+        let mut cluster = Cluster::new(shards, 1);
+        let stored = cluster.store(vec![memory("a", "content")]);
+        stored.into_iter().for_each(|verdict| drop(verdict.expect("it is valid")));
+        let delete = Request::Delete { space: SpaceName::default(), id: id("a"), wait };
+        match cluster.call(0, delete) {
+            Ok(Answer::Deleted { durable: said }) => assert_eq!(said, durable, "{shards} shards"),
+            other => panic!("it is there: {other:?}"),
+        }
+    }
+}

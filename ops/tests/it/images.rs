@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::server::{Folder, Server};
+use crate::server::{Folder, Server, run};
 
 const MEMORIES: usize = 600;
 
@@ -217,4 +217,48 @@ fn copy(from: &Path, to: &Path) {
             fs::copy(&path, &target).expect("a file can be copied");
         }
     }
+}
+
+/// The last batch of a log can't be told from one that was torn; an image knows that it was whole.
+#[test]
+fn a_check_says_of_a_log_that_it_ends_before_an_image() {
+    let place = Place::new();
+    let server = place.start("1");
+    fill(&server, 0, 40);
+    server.ask("POST", "/api/v1/memories", &json!({"id": "last", "content": "the last of all"}));
+    server.terminate();
+    let mut logs = Vec::new();
+    for entry in fs::read_dir(place.data.join("generation-000001/shard-0000")).expect("it is there")
+    {
+        logs.push(entry.expect("it can be read").path());
+    }
+    let log = logs.into_iter().max().expect("there is a segment");
+    let mut bytes = fs::read(&log).expect("it can be read");
+    let last = bytes.iter().rposition(|byte| *byte != 0).expect("it says something");
+    bytes[last] ^= 1;
+    fs::write(&log, &bytes).expect("it can be written");
+
+    let (data, fast) = (place.data.display().to_string(), place.fast.display().to_string());
+    let check = |more: &[&str]| {
+        let mut arguments = vec!["check", "--quiet", "--json", "--fast-dir", &fast, &data];
+        arguments.extend(more);
+        let output = run(&arguments);
+        let said: Value = serde_json::from_slice(&output.stdout).expect("a check says JSON");
+        (output.status.success(), said)
+    };
+    let (whole, said) = check(&[]);
+    assert!(!whole, "{said}");
+    assert!(said.to_string().contains("what was acknowledged is lost"), "{said}");
+    assert_eq!(said["missing"].as_array().map(Vec::len), Some(1), "{said}");
+    assert_eq!(Place::images(&place.fast).len(), 1);
+    let (mended, said) = check(&["--repair"]);
+    assert!(mended && said["mended"] == true, "{said}");
+    let aside = said["moved_to"].as_str().expect("the images went aside");
+    assert_eq!(Place::images(Path::new(aside)).len(), 1, "{said}");
+    assert_eq!(Place::images(&place.fast).len(), 0);
+    assert!(check(&[]).0);
+
+    let server = place.start("1");
+    assert_eq!(started_from(&server), LOG);
+    assert_eq!(server.call("GET", "/api/v1/memories/m1", &Value::Null).status, 200);
 }

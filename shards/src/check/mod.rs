@@ -98,6 +98,16 @@ impl Checked {
         self.findings.push(Finding { path, offset: 0, what, harmless: true });
     }
 
+    /// Several images may know of what is missing.
+    fn miss(&mut self, missing: Missing) {
+        let same =
+            |known: &&mut Missing| (known.shard, known.first) == (missing.shard, missing.first);
+        match self.missing.iter_mut().find(same) {
+            Some(known) => known.last = known.last.max(missing.last),
+            None => self.missing.push(missing),
+        }
+    }
+
     fn find_error(&mut self, error: ShardsError) {
         let what = match &error {
             ShardsError::Damaged { path, offset, reason } => {
@@ -138,6 +148,8 @@ fn read_all(
     let directory = options.directory;
     let mut checked = Checked::default();
     let total = log_bytes(directory, manifest);
+    let aside = directory.join(format!("damaged-generation-{:06}", manifest.generation));
+    let mut ends = Vec::with_capacity(usize::from(manifest.shards));
     let mut cold_use: BTreeMap<ColdSegmentId, u32> = BTreeMap::new();
     for me in 0..manifest.shards {
         let folder = shard_path(directory, manifest.generation, me);
@@ -154,17 +166,22 @@ fn read_all(
             progress(bytes, total);
         })?;
         read.count_forgotten(&shard, &mut checked)?;
+        ends.push(read.last_sequence);
         checked.memories += shard.counts().memories;
         for (id, count) in shard.cold_use() {
             *cold_use.entry(id).or_default() += count;
         }
         if repair && read.needs_repair() {
-            let aside = directory.join(format!("damaged-generation-{:06}", manifest.generation));
             repair::mend(&folder, &aside.join(format!("shard-{me:04}")), &read)?;
-            checked.moved_to = Some(aside);
+            checked.moved_to = Some(aside.clone());
         }
     }
-    check_images(options, manifest, &mut checked);
+    for image in check_images(options, manifest, &ends, &mut checked) {
+        if repair {
+            repair::move_image(&image, &aside)?;
+            checked.moved_to = Some(aside.clone());
+        }
+    }
     if let Some(tier) = options.cold {
         check_cold(directory, tier, &cold_use, &mut checked);
     }
@@ -177,18 +194,41 @@ fn log_bytes(directory: &Path, manifest: &Manifest) -> u64 {
     files.filter_map(|entry| Some(entry.metadata().ok()?.len())).sum()
 }
 
-/// An image is a cache: one that is not whole is said, and a start does without it.
-fn check_images(options: &CheckOptions<'_>, manifest: &Manifest, checked: &mut Checked) {
+/// An image is a cache: one that is not whole is said, and a start does without it. What is in one is
+/// in the log, too: where the log ends before it, it has lost what it had acknowledged. Images of
+/// which that is so are returned.
+fn check_images(
+    options: &CheckOptions<'_>,
+    manifest: &Manifest,
+    ends: &[u64],
+    checked: &mut Checked,
+) -> Vec<PathBuf> {
     let store = ImageStore::new(options.directory, manifest, options.fast);
+    let mut ahead = Vec::new();
     for candidate in store.candidates(manifest) {
-        for shard in 0..manifest.shards {
+        for (shard, end) in (0..manifest.shards).zip(ends) {
             checked.images += 1;
-            if let Err(unsound) = ImageStore::read(&candidate, shard, &AtomicU64::new(0)) {
-                let what = format!("{unsound}: a start does without this image");
-                checked.find_harmless(&candidate.path(shard), what);
+            let path = candidate.path(shard);
+            match ImageStore::read(&candidate, shard, &AtomicU64::new(0)) {
+                Ok((header, _)) if header.sequence > *end => {
+                    let what = format!(
+                        "the image has the records up to {}, but the log of shard {shard} ends with \
+                         {end}: what was acknowledged is lost",
+                        header.sequence
+                    );
+                    checked.find(&path, 0, what);
+                    checked.miss(Missing { shard, first: end + 1, last: header.sequence });
+                    ahead.push(path);
+                }
+                Ok(_) => {}
+                Err(unsound) => {
+                    let what = format!("{unsound}: a start does without this image");
+                    checked.find_harmless(&path, what);
+                }
             }
         }
     }
+    ahead
 }
 
 /// What the logs name in the cold tier is there, and whole.

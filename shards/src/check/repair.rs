@@ -1,4 +1,5 @@
-//! Mending a log: what is whole of a damaged segment becomes the next edition of it.
+//! Mending a log: what is whole of a damaged segment becomes the next edition of it; images that know
+//! more than the log go aside.
 //!
 //! *Invariants*: the damaged file has a second name in a folder aside before the new one takes its
 //! place; a process that dies on the way leaves a log that can be mended again.
@@ -27,6 +28,21 @@ pub fn mend(folder: &Path, aside: &Path, log: &LogCheck) -> Result<(), ShardsErr
         mend_one(folder, aside, found, first, end)?;
     }
     Ok(())
+}
+
+/// Keeps an image aside, with the folder of its set: a start does without the set then.
+///
+/// # Errors
+/// [`ShardsError::Io`].
+pub fn move_image(image: &Path, aside: &Path) -> Result<(), ShardsError> {
+    let set = image.parent().and_then(Path::file_name).expect("an image lies in a set");
+    let folder = aside.join("images").join(set);
+    make_directory(&folder)?;
+    let kept = folder.join(image.file_name().expect("an image has a name"));
+    // It may lie on another disk.
+    fs::copy(image, &kept).map_err(ShardsError::io("keep", &kept))?;
+    sync_directory(&folder)?;
+    fs::remove_file(image).map_err(ShardsError::io("remove", image))
 }
 
 fn mend_one(
