@@ -51,6 +51,8 @@ pub struct Found {
 pub struct LogCheck {
     /// Segments, in order.
     pub segments: Vec<Found>,
+    /// Sequence number of the last record there is.
+    pub last_sequence: u64,
 }
 
 impl LogCheck {
@@ -84,6 +86,7 @@ impl LogCheck {
             last_sequence = segment.last_sequence().max(last_sequence);
         }
         log.check_horizons(last_sequence, checked);
+        log.last_sequence = last_sequence;
         Ok(log)
     }
 
@@ -133,7 +136,7 @@ impl LogCheck {
             let (end_sequence, replaced) = (None, false);
             segments.push(Found { path, header, end_sequence, damaged, replaced });
         }
-        Ok(Self { segments })
+        Ok(Self { segments, last_sequence: 0 })
     }
 
     /// Says of each segment where it has to end, and whether one is missing behind it.
