@@ -15,6 +15,8 @@ use fuser::BackgroundSession;
 use crate::block_file::{Disk, NAME};
 use crate::device::{Device, Fate};
 
+/// Before a volume that could not be mounted is mounted once more.
+const LOOP_PAUSE: Duration = Duration::from_millis(300);
 /// XFS wants 300 MiB; the server keeps 32 MiB a shard free.
 const DISK_BYTES: usize = 512 << 20;
 /// How long a file system may be held by what a killed process had under way.
@@ -96,7 +98,12 @@ impl Volume {
     /// What could not be done.
     pub fn mount(&self) -> Result<(), String> {
         let (file, mounted) = (show(&self.file), show(&self.mounted));
-        run("mount", &["-t", self.format.name(), "-o", "loop", &file, &mounted])
+        let mount = || run("mount", &["-t", self.format.name(), "-o", "loop", &file, &mounted]);
+        // Another process may let go of the loop device that is found, or take it, just then.
+        mount().or_else(|_| {
+            std::thread::sleep(LOOP_PAUSE);
+            mount()
+        })
     }
 
     /// Unmounts it, as soon as nothing is under way any more.
