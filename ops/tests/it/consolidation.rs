@@ -2,7 +2,6 @@
 //! kills in the middle, undo, the cold tier.
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -215,14 +214,7 @@ fn a_server_in_a_hurry_leaves_links_to_the_next_run_and_says_so() {
     mention(&server, "Zora");
     over(&server, RUNS, &json!({"threshold": 0.1}));
     mention(&server, "Vilmar");
-    let mut stream = std::net::TcpStream::connect(server.address).expect("the server accepts");
-    let head = "POST /api/v1/count HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\
-                Content-Type: application/json\r\n\r\n{";
-    stream.write_all(head.as_bytes()).expect("a head can be sent");
-    eventually("the request is under way", || {
-        let metrics = server.call("GET", "/metrics", &Value::Null);
-        String::from_utf8_lossy(&metrics.body).contains("engram_http_requests_in_flight 2")
-    });
+    let _unfinished = server.begin_request();
     server.signal("TERM");
     server.signal("INT");
     eventually("it says what is left", || {

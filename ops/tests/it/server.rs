@@ -1,7 +1,7 @@
 //! Starts the real server on a port of the system's choice and talks to it.
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
@@ -177,6 +177,20 @@ impl Server {
     pub fn count(&self) -> u64 {
         let answer = self.ask("POST", "/api/v1/count", &serde_json::json!({}));
         answer["count"].as_u64().expect("a count is a number")
+    }
+
+    /// Begins a request that does not end, and waits until the server is at it: it is over when the
+    /// stream is dropped.
+    pub fn begin_request(&self) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).expect("the server accepts");
+        let head = "POST /api/v1/count HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\
+                    Content-Type: application/json\r\n\r\n{";
+        stream.write_all(head.as_bytes()).expect("a head can be sent");
+        eventually("the request is under way", || {
+            let metrics = self.call("GET", "/metrics", &Value::Null);
+            String::from_utf8_lossy(&metrics.body).contains("engram_http_requests_in_flight 2")
+        });
+        stream
     }
 
     /// Runs a command against it.
