@@ -49,6 +49,7 @@ REFUSED_VALUES = [
     ({"tiers": {"fast": {"sizeLimit": "a lot"}}}, "sizeLimit"),
     ({"tiers": {"cold": {"url": "ftp://x"}}}, "url"),
     ({"nodePort": {"port": 80}}, "minimum"),
+    ({"hugepages": {"size2Mi": "512Mi"}}, "size2Mi"),
     ({"podAntiAffinity": "never"}, "podAntiAffinity"),
     ({"maintenance": {"consolidate": {"threshold": "3"}}}, "threshold"),
     ({"image": {"digest": "latest"}}, "digest"),
