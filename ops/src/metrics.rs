@@ -77,7 +77,13 @@ const COUNTERS: [Row; 17] = [
     ),
 ];
 
-const GAUGES: [Row; 10] = [
+const GAUGES: [Row; 11] = [
+    (
+        "engram_log_room_wanted",
+        "What the log found on the disk for its next segment: 0 room, 1 none, 2 none for the next record.",
+        |c| &c.log_room,
+        1.0,
+    ),
     (
         "engram_log_waiting_bytes",
         "Bytes of records that wait for the disk.",

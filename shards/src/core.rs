@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use engram_engine::mesh::{Ask, Message};
 use engram_engine::model::Timestamp;
 use engram_engine::phase::Phase;
 use engram_engine::request::{Answer, Code, Rejection, Request};
-use engram_engine::shard::{Effect, Event, FetchId, Remaining, Shard, Ticket};
+use engram_engine::shard::{Effect, Event, FetchId, LogRoom, Remaining, Shard, Ticket};
 use engram_engine::space::LogAddress;
 use engram_engine::trace::Trace;
 use flume::Receiver;
@@ -31,7 +32,8 @@ use crate::admission::{Admission, Permit};
 use crate::cache::Cache;
 use crate::cold::{ColdTier, ToCore};
 use crate::directory::{Directory, Manifest};
-use crate::log::Log;
+use crate::error::ShardsError;
+use crate::log::{Flushed, Log};
 use crate::mesh::{Delivery, Outbox};
 use crate::notify::Notify;
 use crate::patience::Arrivals;
@@ -58,6 +60,8 @@ const LOG_PAUSE: Duration = Duration::from_millis(1);
 const WARM_PAUSE: Duration = Duration::from_millis(5);
 /// How often an idle shard hears what time it is: what use has left on memories fades by that.
 const IDLE_TICK: Duration = Duration::from_secs(60);
+/// How often it is looked whether a full disk has room again.
+const ROOM_PAUSE: Duration = Duration::from_secs(1);
 /// How often gauges are set.
 const GAUGE_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before a full inbox is tried again.
@@ -90,6 +94,8 @@ pub(crate) struct Core {
     unsent: Notify,
     started: Notify,
     directory: Arc<Directory>,
+    /// What the log found on the disk for its next segment.
+    pub(crate) log_room: Cell<LogRoom>,
     /// It takes part in a set of images.
     pub(crate) is_imaging: Cell<bool>,
     /// The last set that it took part in, or passed over.
@@ -137,6 +143,7 @@ impl Core {
             unsent: Notify::default(),
             started: Notify::default(),
             directory,
+            log_room: Cell::default(),
             is_imaging: Cell::new(false),
             last_set: Cell::new(0),
             is_moving: Cell::new(false),
@@ -313,42 +320,72 @@ impl Core {
         }
     }
 
-    /// Writes batches to the log, one after the other.
+    /// Writes batches to the log, one after the other, until that fails for good.
     pub(crate) async fn run_log(self: Rc<Self>) {
-        let mut written = None;
+        let Err(error) = self.write_log().await;
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        let cause = cause.unwrap_or_default();
+        log::error!("shard {} refuses writes from now on: {error}: {cause}", self.me.0);
+        self.status.enter(self.me, Phase::Poisoned);
+        self.drive(Event::Poisoned);
+    }
+
+    async fn write_log(self: &Rc<Self>) -> Result<Infallible, ShardsError> {
+        self.look_for_room().await?;
+        let (mut written, mut looked) = (None, Instant::now());
         loop {
-            self.log.wait_for_records().await;
+            if self.log_room.get() == LogRoom::Last && looked.elapsed() >= ROOM_PAUSE {
+                self.look_for_room().await?;
+                looked = Instant::now();
+            }
+            if self.log.is_flushed() {
+                self.wait_for_records().await;
+                continue;
+            }
             let started = Instant::now();
             match self.log.flush().await {
                 Ok(flushed) => {
-                    let counters = self.counters();
-                    Counters::add(&counters.syncs, 1);
-                    counters.meters.sync_us.observe(micros(started));
-                    counters.meters.batch_bytes.observe(flushed.bytes);
-                    // Where the log went on from is not known here: the first batch is not counted.
-                    if let Some(before) = written.replace(flushed.sequence) {
-                        counters.meters.batch_records.observe(flushed.sequence - before);
+                    self.note_flushed(flushed, &mut written, started);
+                    if self.log_room.get() != LogRoom::Last {
+                        self.look_for_room().await?;
                     }
-                    Counters::add(&counters.log_written_bytes, flushed.bytes);
-                    let log_bytes = self.log.bytes();
-                    counters.log_bytes.store(log_bytes, Ordering::Relaxed);
-                    let cache_bytes = self.cache.borrow().bytes() as u64;
-                    counters.cache_bytes.store(cache_bytes, Ordering::Relaxed);
-                    let waiting = self.log.waiting_bytes();
-                    self.counters().log_waiting_bytes.store(waiting, Ordering::Relaxed);
-                    self.drive(Event::Durable { sequence: flushed.sequence, log_bytes });
-                    self.note_owed();
                 }
-                Err(error) => {
-                    let cause = std::error::Error::source(&error).map(ToString::to_string);
-                    let cause = cause.unwrap_or_default();
-                    log::error!("shard {} refuses writes from now on: {error}: {cause}", self.me.0);
-                    self.status.enter(self.me, Phase::Poisoned);
-                    self.drive(Event::Poisoned);
-                    return;
+                Err(error @ ShardsError::Room { .. }) => {
+                    self.note_room(LogRoom::None, Some(&error));
+                    sleep(ROOM_PAUSE).await;
                 }
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Waits until there is something to write, or until it is to be seen whether there is room.
+    async fn wait_for_records(&self) {
+        match self.log_room.get() {
+            LogRoom::Enough => self.log.wait_for_records().await,
+            LogRoom::Last | LogRoom::None => {
+                or(self.log.wait_for_records(), sleep(ROOM_PAUSE)).await;
+            }
+        }
+    }
+
+    fn note_flushed(self: &Rc<Self>, flushed: Flushed, written: &mut Option<u64>, began: Instant) {
+        let counters = self.counters();
+        Counters::add(&counters.syncs, 1);
+        counters.meters.sync_us.observe(micros(began));
+        counters.meters.batch_bytes.observe(flushed.bytes);
+        // Where the log went on from is not known here: the first batch is not counted.
+        if let Some(before) = written.replace(flushed.sequence) {
+            counters.meters.batch_records.observe(flushed.sequence - before);
+        }
+        Counters::add(&counters.log_written_bytes, flushed.bytes);
+        let log_bytes = self.log.bytes();
+        counters.log_bytes.store(log_bytes, Ordering::Relaxed);
+        let cache_bytes = self.cache.borrow().bytes() as u64;
+        counters.cache_bytes.store(cache_bytes, Ordering::Relaxed);
+        counters.log_waiting_bytes.store(self.log.waiting_bytes(), Ordering::Relaxed);
+        self.drive(Event::Durable { sequence: flushed.sequence, log_bytes });
+        self.note_owed();
     }
 
     /// Runs slices of work, with pauses in which sockets are served.

@@ -58,6 +58,19 @@ pub enum ShardsError {
 }
 
 impl ShardsError {
+    /// The disk is full, or this user's share of it is.
+    pub fn is_for_want_of_room(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        match self {
+            Self::Io { source, .. } => matches!(source.kind(), StorageFull | QuotaExceeded),
+            Self::Room { .. } => true,
+            Self::Held { .. }
+            | Self::Damaged { .. }
+            | Self::Version { .. }
+            | Self::Executor { .. } => false,
+        }
+    }
+
     pub(crate) fn io(
         what: &'static str,
         path: impl Into<PathBuf>,

@@ -3,7 +3,9 @@
 //!
 //! *Invariants*: batches are written in order, one at a time; a batch starts at a block boundary
 //! and no block is ever written twice; a batch is durable after its fdatasync; the first error is
-//! final, and nothing is retried after it; a segment is never read at an address of another edition.
+//! final, and nothing is retried after it, but a write for which the disk had no room: of its batch
+//! nothing was synced, and the same bytes go to the same place; a segment is never read at an address
+//! of another edition.
 //!
 //! *Not here*: what a record says (`engram_engine::record`), reading at start-up (`recover`), how
 //! bytes get to a disk (`disk`).
@@ -96,6 +98,8 @@ pub struct Log<D: Disk> {
     batches: RefCell<VecDeque<Batch>>,
     next: RefCell<NextRecord>,
     open: RefCell<Option<(u32, D::File)>>,
+    /// The segment behind the open one, whose room is set aside.
+    spare: RefCell<Option<(u32, D::File)>>,
     segments: RefCell<BTreeMap<u32, SegmentFile>>,
     /// Segments that are open for reading, by number and edition modulo 8, as addresses have it.
     readers: RefCell<HashMap<(u32, u32), D::File>>,
@@ -146,6 +150,7 @@ impl<D: Disk> Log<D> {
             batches: RefCell::default(),
             next: RefCell::new(next),
             open: RefCell::default(),
+            spare: RefCell::default(),
             segments: RefCell::new(
                 start.segments.iter().map(|file| (file.header.segment, *file)).collect(),
             ),
@@ -256,14 +261,17 @@ impl<D: Disk> Log<D> {
     /// Writes and syncs the oldest batch.
     ///
     /// # Errors
+    /// [`ShardsError::Room`] where the disk has no room for it: it can be tried again.
     /// [`ShardsError::Io`]; the log must not be used after that.
     pub async fn flush(&self) -> Result<Flushed, ShardsError> {
+        // Where there is no room it stays set: what is appended meanwhile is another batch.
         self.flushing.set(true);
         let batch = self.oldest();
         let file = self.segment_file(batch.segment).await?;
         let mut at = batch.offset;
         for part in batch.bytes.chunks(WRITE_BYTES_MAX) {
-            self.disk.write(&file, at, part).await?;
+            let written = self.disk.write(&file, at, part).await;
+            written.map_err(|error| self.or_room(batch.segment, error))?;
             at += part.len() as u64;
         }
         self.disk.sync(&file).await?;
@@ -281,8 +289,14 @@ impl<D: Disk> Log<D> {
         Ok(Flushed { sequence: batch.last_sequence, bytes })
     }
 
-    /// Closes every file, which lets go of the segments.
+    /// Closes every file, which lets go of the segments; room that was set aside is given back.
     pub async fn close(&self) {
+        let spare = self.spare.borrow_mut().take();
+        if let Some((number, file)) = spare {
+            self.disk.close(file).await;
+            // A start removes what is left of it.
+            let _ = self.disk.remove(&segment_path(&self.folder, number)).await;
+        }
         let open = self.open.borrow_mut().take().map(|(_, file)| file);
         let readers: Vec<_> = self.readers.borrow_mut().drain().map(|(_, file)| file).collect();
         for file in open.into_iter().chain(readers) {
@@ -316,15 +330,59 @@ impl<D: Disk> Log<D> {
     }
 
     async fn create_segment(&self, header: &SegmentHeader) -> Result<D::File, ShardsError> {
-        let path = segment_path(&self.folder, header.segment);
-        let file = self.disk.create(&path, self.segment_bytes).await?;
-        self.disk.write(&file, 0, &header.block()).await?;
+        self.set_aside(header.segment).await?;
+        let spare = self.spare.borrow().clone();
+        let (number, file) = spare.expect("it was just set aside");
+        assert!(number == header.segment, "segments are numbered without a gap");
+        let written = self.disk.write(&file, 0, &header.block()).await;
+        written.map_err(|error| self.or_room(header.segment, error))?;
         self.disk.sync(&file).await?;
         self.disk.sync_directory(&self.folder).await?;
+        *self.spare.borrow_mut() = None;
         self.log_bytes.set(self.log_bytes.get() + BLOCK_BYTES as u64);
         let segment = SegmentFile { header: *header, bytes: BLOCK_BYTES as u64 };
         self.segments.borrow_mut().insert(header.segment, segment);
         Ok(file)
+    }
+
+    /// Sets room aside for the next segment, unless that was done: when the disk is full, there is
+    /// still all of one segment for what frees something.
+    ///
+    /// # Errors
+    /// [`ShardsError::Room`] where there is none, and [`ShardsError::Io`].
+    pub async fn keep_spare(&self) -> Result<(), ShardsError> {
+        let open = self.open.borrow().as_ref().map(|(number, _)| *number);
+        self.set_aside(open.map_or(self.header.segment, |number| number + 1)).await
+    }
+
+    /// Makes the file of a segment, with room for all of it, unless it is there.
+    async fn set_aside(&self, segment: u32) -> Result<(), ShardsError> {
+        if self.spare.borrow().is_some() {
+            return Ok(());
+        }
+        let path = segment_path(&self.folder, segment);
+        match self.disk.create(&path, self.segment_bytes).await {
+            Ok(file) => *self.spare.borrow_mut() = Some((segment, file)),
+            Err(error) => {
+                let error = self.or_room(segment, error);
+                if let ShardsError::Room { .. } = error {
+                    // What there was room for goes, unless it did not come to be.
+                    let _ = self.disk.remove(&path).await;
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells a disk without room from one that fails.
+    fn or_room(&self, segment: u32, error: ShardsError) -> ShardsError {
+        if !error.is_for_want_of_room() {
+            return error;
+        }
+        let path = segment_path(&self.folder, segment);
+        let free_bytes = crate::images::free_bytes(&self.folder);
+        ShardsError::Room { path, wanted_bytes: self.segment_bytes, free_bytes }
     }
 
     /// The segments behind which others were written durably, and the sequence number of the first

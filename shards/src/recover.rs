@@ -477,6 +477,6 @@ async fn open_segment<D: Disk>(
     Ok(Some(Found { path, header, _held: held }))
 }
 
-fn holds_no_record(start: &[u8]) -> bool {
+pub(crate) fn holds_no_record(start: &[u8]) -> bool {
     start.get(BLOCK_BYTES..).is_none_or(|block| block.iter().all(|byte| *byte == 0))
 }

@@ -5,12 +5,15 @@
 //! *Not here*: deciding (`engram_platform`), refusing (`engram_engine::shard`).
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 
-use engram_engine::shard::{Budget, Event};
+use engram_engine::phase::Phase;
+use engram_engine::shard::{Budget, Event, LogRoom};
 use flume::{Receiver, Sender};
 
 use crate::core::Core;
+use crate::error::ShardsError;
 
 /// Changes that wait for a shard to hear of them.
 const CHANGES_MAX: usize = 8;
@@ -61,5 +64,38 @@ impl Core {
             }
             self.drive(Event::Budget(room.budget));
         }
+    }
+
+    /// Sets room aside for the next segment of the log, and notes whether there is any.
+    ///
+    /// # Errors
+    /// [`ShardsError::Io`]: the disk fails.
+    pub(crate) async fn look_for_room(self: &Rc<Self>) -> Result<(), ShardsError> {
+        match self.log.keep_spare().await {
+            Ok(()) => self.note_room(LogRoom::Enough, None),
+            Err(error @ ShardsError::Room { .. }) => self.note_room(LogRoom::Last, Some(&error)),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// What is appended to the log will be on the disk.
+    pub(crate) fn can_write(&self) -> bool {
+        self.counters().phase() != Phase::Poisoned && self.log_room.get() != LogRoom::None
+    }
+
+    /// What the log finds on the disk for its next segment may have changed.
+    pub(crate) fn note_room(self: &Rc<Self>, room: LogRoom, why: Option<&ShardsError>) {
+        if self.log_room.replace(room) == room {
+            return;
+        }
+        let (me, why) = (self.me.0, why.map(ToString::to_string).unwrap_or_default());
+        match room {
+            LogRoom::Enough => log::info!("shard {me} takes all writes: its log has room"),
+            LogRoom::Last => log::warn!("shard {me} takes only what frees room: {why}"),
+            LogRoom::None => log::error!("shard {me} takes no writes until there is room: {why}"),
+        }
+        self.counters().log_room.store(room as u64, Ordering::Relaxed);
+        self.drive(Event::LogRoom(room));
     }
 }

@@ -321,8 +321,7 @@ async fn prune(core: &Rc<Core>, ending: &Ending, grace: Duration) {
     let until = Instant::now() + left;
     core.drive(Event::Prune);
     while core.shard.borrow().is_consolidating() {
-        let can_write = core.counters().phase() != Phase::Poisoned;
-        if !can_write || life.is_hurried() || Instant::now() >= until {
+        if !core.can_write() || life.is_hurried() || Instant::now() >= until {
             log::warn!(
                 "not all weak links are pruned: what is left waits for the next consolidation"
             );
@@ -342,8 +341,7 @@ async fn end(core: &Rc<Core>, ending: &Ending, images: &Arc<Images>) {
     loop {
         let is_asked =
             ending.serving.load(Ordering::Acquire) > 0 || !ending.is_pruned.load(Ordering::Acquire);
-        let can_write = core.counters().phase() != Phase::Poisoned;
-        if !is_asked && (core.log.is_flushed() || !can_write) {
+        if !is_asked && (core.log.is_flushed() || !core.can_write()) {
             break;
         }
         glommio::timer::sleep(WAIT_PAUSE).await;

@@ -99,6 +99,7 @@ impl Work {
             }
             Event::Poisoned
             | Event::Budget(_)
+            | Event::LogRoom(_)
             | Event::Drain
             | Event::Prune
             | Event::Mark

@@ -72,6 +72,8 @@ pub struct Counters {
     pub image_pause_us_max: AtomicU64,
     /// What the shard started from: 0 its log, else one more than an `ImageTier`.
     pub image_tier: AtomicU64,
+    /// What its log found for its next segment: 0 room, 1 none, 2 none for the next record.
+    pub log_room: AtomicU64,
     /// Segments of its log.
     pub log_segments: AtomicU64,
     /// Bytes of records in its log that are needed.

@@ -7,7 +7,7 @@
 
 use crate::request::{Code, Rejection};
 
-use super::Shard;
+use super::{Shard, poisoned};
 
 /// Bytes that the links and postings of a memory take once it is associated, about.
 const ASSOCIATION_BYTES: u64 = 256;
@@ -26,6 +26,19 @@ pub enum Writes {
     DiskFull,
 }
 
+/// What the log finds on the disk for its next segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum LogRoom {
+    /// Room is set aside.
+    #[default]
+    Enough = 0,
+    /// None: what is left of the open segment is for what frees something.
+    Last = 1,
+    /// None, and the open segment is full.
+    None = 2,
+}
+
 /// What a shard may do within the budgets of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
@@ -42,6 +55,22 @@ impl Default for Budget {
 }
 
 impl Shard {
+    /// The log can be written.
+    pub(super) fn check_writable(&self) -> Result<(), Rejection> {
+        if self.poisoned {
+            return Err(poisoned());
+        }
+        if self.log_room == LogRoom::None { Err(no_room()) } else { Ok(()) }
+    }
+
+    /// The log has found room, or none: whoever waits for it to be written is told.
+    pub(super) fn on_log_room(&mut self, room: LogRoom) {
+        self.log_room = room;
+        if room == LogRoom::None {
+            self.refuse_parked(&no_room());
+        }
+    }
+
     /// Checks that the log can be written, and that there is room for more.
     ///
     /// # Errors
@@ -49,6 +78,9 @@ impl Shard {
     pub fn check_growable(&self) -> Result<(), Rejection> {
         self.check_writable()?;
         match self.budget.writes {
+            Writes::Open if self.log_room != LogRoom::Enough => {
+                Err(Rejection::new(Code::DiskBudget, DISK_FULL))
+            }
             Writes::Open => Ok(()),
             Writes::MemoryFull => Err(Rejection::new(Code::MemoryBudget, MEMORY_FULL)),
             Writes::DiskFull => Err(Rejection::new(Code::DiskBudget, DISK_FULL)),
@@ -80,3 +112,9 @@ const MEMORY_FULL: &str = "the memory budget of the server is reached, so writes
                            reads go on; forget memories or raise the limit (ENGRAM_MEMORY_LIMIT)";
 const DISK_FULL: &str = "the disk of the data directory is nearly full, so writes are refused; \
                          reads go on; forget memories or make the volume larger";
+
+pub(super) fn no_room() -> Rejection {
+    let detail = "the disk has no room for the log, so nothing is stored or forgotten; reads go on; \
+                  make room, or the volume larger: what was asked for last may be done then";
+    Rejection::new(Code::DiskBudget, detail)
+}

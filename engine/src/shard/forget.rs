@@ -15,8 +15,8 @@ use crate::mesh::{Ask, OpId, Reply};
 use crate::model::{SpaceName, Timestamp};
 use crate::request::{Rejection, Wait};
 
+use super::Shard;
 use super::home::Then;
-use super::{Shard, poisoned};
 
 /// Who waits for a deletion.
 pub(super) struct Deleted {
@@ -25,11 +25,12 @@ pub(super) struct Deleted {
     reply: Reply,
 }
 
-/// Memories that were deleted together, and who waits for that.
+/// Memories that were deleted together, and who waits for that, unless they were told already that
+/// the log can't be written.
 struct Undurable {
     sequence: u64,
     memories: Vec<(SpaceName, MemoryKey)>,
-    waiting: Deleted,
+    waiting: Option<Deleted>,
 }
 
 /// Deletions of which other shards have not heard.
@@ -60,7 +61,7 @@ impl Shard {
         if self.partitioner.shards() == 1 || memories.is_empty() {
             return self.reply_written(to, op, reply, wait);
         }
-        let (sequence, waiting) = (self.sequence, Deleted { to, op, reply });
+        let (sequence, waiting) = (self.sequence, Some(Deleted { to, op, reply }));
         self.forgets.undurable.push_back(Undurable { sequence, memories, waiting });
     }
 
@@ -78,7 +79,7 @@ impl Shard {
                     None => memories.push((space, vec![key])),
                 }
             }
-            waiting.push(deletion.waiting);
+            waiting.extend(deletion.waiting);
         }
         if memories.is_empty() {
             return;
@@ -98,10 +99,16 @@ impl Shard {
         }
     }
 
-    /// The log can't be written: what is not durable by now never will be.
-    pub(super) fn refuse_forgets(&mut self) {
-        for Undurable { waiting, .. } in std::mem::take(&mut self.forgets.undurable) {
-            self.reply(waiting.to, waiting.op, Err(poisoned()));
+    /// The log can't be written: who waits is told. Should it be written later, others hear of the
+    /// deletions then.
+    pub(super) fn refuse_forgets(&mut self, rejection: &Rejection) {
+        let undurable = self.forgets.undurable.iter_mut();
+        let waiting: Vec<Deleted> = undurable.filter_map(|u| u.waiting.take()).collect();
+        for Deleted { to, op, .. } in waiting {
+            self.reply(to, op, Err(rejection.clone()));
+        }
+        if self.poisoned {
+            self.forgets.undurable.clear();
         }
     }
 
@@ -123,8 +130,8 @@ impl Shard {
                 self.append_unlinks(name, lost);
             }
         }
-        if is_lost && self.poisoned {
-            return self.reply(from, op, Err(poisoned()));
+        if is_lost && let Err(rejection) = self.check_writable() {
+            return self.reply(from, op, Err(rejection));
         }
         // Also where no link goes now: one may have gone with something that a crash would bring back.
         self.reply_when_durable(from, op, Reply::Done);

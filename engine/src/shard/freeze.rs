@@ -13,6 +13,7 @@ use crate::mesh::{Ask, Message};
 use crate::request::{Code, Rejection};
 
 use super::Shard;
+use super::budget::{LogRoom, no_room};
 use super::image::ShardImage;
 
 /// What may change.
@@ -95,8 +96,8 @@ impl Shard {
             && self.local.is_empty()
             && self.associations == 0
             && !self.is_patching()
-            && self.forgets.is_over()
-            && (self.durable == self.sequence || self.poisoned);
+            && (self.poisoned || self.is_stuck() || self.durable == self.sequence)
+            && (self.is_stuck() || self.forgets.is_over());
         Settled { quiet, told: self.freeze.told, heard: self.freeze.heard }
     }
 
@@ -105,14 +106,22 @@ impl Shard {
         !self.freeze.held.is_empty()
     }
 
+    /// Records wait for room on the disk.
+    fn is_stuck(&self) -> bool {
+        self.log_room == LogRoom::None && self.durable < self.sequence
+    }
+
     /// Every shard is quiet: nothing changes from now on, and this is what there is.
     ///
     /// # Errors
-    /// [`Code::Poisoned`]: what is in memory may not be what is in the log.
+    /// [`Code::Poisoned`], [`Code::DiskBudget`]: what is in memory may not be what is in the log.
     pub fn hold(&mut self) -> Result<ShardImage, Rejection> {
         assert!(self.settled().quiet, "only a quiet shard is a picture of one moment");
         if self.poisoned {
             return Err(Rejection::new(Code::Poisoned, "the log could not be written"));
+        }
+        if self.is_stuck() {
+            return Err(no_room());
         }
         for vectors in self.spaces.values_mut().filter_map(|space| space.vectors.as_mut()) {
             vectors.settle();

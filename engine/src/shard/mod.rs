@@ -40,7 +40,7 @@ use crate::space::{LogAddress, Space, Surroundings, Tells};
 use crate::text::Analyzer;
 use crate::trace::{Trace, Traces};
 
-pub use budget::{Budget, Writes};
+pub use budget::{Budget, LogRoom, Writes};
 pub use collect::ColdFailure;
 use collect::Collect;
 pub use compaction::{LiveRecords, Owner, Verdict};
@@ -88,6 +88,8 @@ pub enum Event {
     Poisoned,
     /// The budgets of memory and disk allow this from now on.
     Budget(Budget),
+    /// The log has found room on the disk for its next segment, or none.
+    LogRoom(LogRoom),
     /// The next message that the shard sent to itself.
     Local,
     /// Time passed: operations past their deadline end.
@@ -176,6 +178,7 @@ pub struct Shard {
     effects: Vec<Effect>,
     poisoned: bool,
     budget: Budget,
+    log_room: LogRoom,
     replaying: bool,
     untold: Untold,
     freeze: Freeze,
@@ -238,6 +241,7 @@ impl Shard {
             effects: Vec::new(),
             poisoned: false,
             budget: Budget::default(),
+            log_room: LogRoom::default(),
             replaying: true,
             untold: Untold::Everything,
             freeze: Freeze::default(),
@@ -278,6 +282,7 @@ impl Shard {
             Event::StoredCold { segment, outcome } => self.on_stored_cold(segment, outcome),
             Event::Poisoned => self.on_poisoned(),
             Event::Budget(budget) => self.budget = budget,
+            Event::LogRoom(room) => self.on_log_room(room),
             Event::Local => {
                 if let Some((from, message)) = self.local.pop_front() {
                     self.on_message(from, message);
@@ -396,9 +401,9 @@ impl Shard {
         if self.sequence <= self.durable {
             return self.reply(to, op, Ok(reply));
         }
-        if self.poisoned {
-            // What is not durable by now never will be.
-            return self.reply(to, op, Err(poisoned()));
+        // What is not durable by now never will be, or not before there is room.
+        if let Err(rejection) = self.check_writable() {
+            return self.reply(to, op, Err(rejection));
         }
         let (sequence, since) = (self.sequence, self.now);
         self.parked.push_back(Parked { sequence, since, to, op, reply });
@@ -418,14 +423,15 @@ impl Shard {
 
     fn on_poisoned(&mut self) {
         self.poisoned = true;
-        for parked in std::mem::take(&mut self.parked) {
-            self.reply(parked.to, parked.op, Err(poisoned()));
-        }
-        self.refuse_forgets();
+        self.refuse_parked(&poisoned());
     }
 
-    fn check_writable(&self) -> Result<(), Rejection> {
-        if self.poisoned { Err(poisoned()) } else { Ok(()) }
+    /// Whoever waits for the log to be written is told that it can't be.
+    fn refuse_parked(&mut self, rejection: &Rejection) {
+        for parked in std::mem::take(&mut self.parked) {
+            self.reply(parked.to, parked.op, Err(rejection.clone()));
+        }
+        self.refuse_forgets(rejection);
     }
 
     fn append(&mut self, contents: &Contents, place: Option<Place>) {

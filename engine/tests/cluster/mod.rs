@@ -27,8 +27,8 @@ use engram_engine::record::{ALIGNMENT, Contents, Draft, Kind, Stamp, View};
 use engram_engine::redistribute::{Redistribution, Survey};
 use engram_engine::request::{Answer, Rejection, Request, StoreMode, Stored, Wait};
 use engram_engine::shard::{
-    Budget, ColdFailure, Effect, Event, Remaining, Settled, Shard, ShardConfig, ShardImage, Ticket,
-    Verdict,
+    Budget, ColdFailure, Effect, Event, LogRoom, Remaining, Settled, Shard, ShardConfig,
+    ShardImage, Ticket, Verdict,
 };
 use engram_engine::space::LogAddress;
 
@@ -285,6 +285,11 @@ impl Cluster {
     /// Gives every shard a budget.
     pub fn allow(&mut self, budget: Budget) {
         (0..self.shards.len()).for_each(|me| self.step(me, Event::Budget(budget)));
+    }
+
+    /// Says what every log finds on its disk.
+    pub fn find_room(&mut self, room: LogRoom) {
+        (0..self.shards.len()).for_each(|me| self.step(me, Event::LogRoom(room)));
     }
 
     /// Lets time pass.

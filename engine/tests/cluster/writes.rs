@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use engram_engine::model::{Link, LinkKind, MemoryId, SpaceName, Weight};
 use engram_engine::request::{Answer, Code, Direction, Patch, Request, StoreMode, Wait, With};
-use engram_engine::shard::{Budget, Writes};
+use engram_engine::shard::{Budget, LogRoom, Writes};
 
-use super::{Cluster, Random, id, memory};
+use super::{Cluster, Outcome, Random, id, memory};
 
 fn read(cluster: &mut Cluster, name: &str) -> Option<String> {
     let (space, with) = (SpaceName::default(), With::DEFAULT);
@@ -168,6 +168,46 @@ fn a_full_budget_refuses_what_grows_and_lets_forgetting_and_reading_go_on() {
     }
     cluster.allow(Budget::default());
     cluster.store(vec![memory("e", "after")])[0].as_ref().expect("there is room again");
+}
+
+#[test]
+fn a_log_without_room_refuses_what_it_cannot_keep_until_there_is_room() {
+    let mut cluster = Cluster::new(2, 1);
+    let one = |name: &str| Request::Store {
+        space: SpaceName::default(),
+        memories: vec![memory(name, "content")],
+        mode: StoreMode::Upsert,
+        wait: Wait::Durable,
+    };
+    let forget = |name: &str| Request::Delete {
+        space: SpaceName::default(),
+        id: id(name),
+        wait: Wait::Durable,
+    };
+    let refused = |outcome: Outcome| match outcome {
+        Ok(Answer::Stored { verdicts, .. }) => verdicts[0].as_ref().err().map(|r| r.code),
+        Ok(_) => None,
+        Err(rejection) => Some(rejection.code),
+    };
+    for name in ["a", "b"] {
+        assert_eq!(refused(cluster.call(0, one(name))), None);
+    }
+    cluster.find_room(LogRoom::Last);
+    assert_eq!(refused(cluster.call(0, one("c"))), Some(Code::DiskBudget));
+    assert_eq!(refused(cluster.call(0, forget("a"))), None, "forgetting has a reserve");
+    cluster.find_room(LogRoom::Enough);
+    let ticket = cluster.begin(0, one("d"));
+    for _ in 0..3 {
+        // What is under way is told that it was not made durable, whether it was appended or not.
+        cluster.find_room(LogRoom::None);
+    }
+    assert_eq!(refused(cluster.finish(ticket)), Some(Code::DiskBudget));
+    assert_eq!(refused(cluster.call(0, forget("b"))), Some(Code::DiskBudget));
+    let read = Request::Read { space: SpaceName::default(), id: id("b"), with: With::ALL };
+    assert!(cluster.call(1, read).is_ok(), "reads go on");
+    cluster.find_room(LogRoom::Enough);
+    assert_eq!(refused(cluster.call(0, one("c"))), None);
+    assert_eq!(refused(cluster.call(0, forget("b"))), None);
 }
 
 /// Where other shards have to hear of a deletion it is durable when it is answered, and the answer

@@ -17,13 +17,14 @@ use crate::server::Server;
 use crate::site::{Site, WRITERS};
 use crate::volume::Format;
 use crate::world;
-use crate::writer::{End, Finding, ask, read_one};
+use crate::writer::{End, Finding, Writer, ask, read_one};
 
 /// Writes of each writer before anything fails.
 const WRITES: u64 = 40;
 /// Writes of each writer until it has to have met the failure.
 const WRITES_MAX: u64 = 200;
-/// Between writes while the server has not yet seen that there is no room: it looks once a second.
+/// Between writes while the server has not yet seen that there is no room, or room: it looks once a
+/// second.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Status of a server that lacks something of the machine.
 const NOT_HERE: i32 = 78;
@@ -35,6 +36,8 @@ const TRIES: usize = 5;
 pub enum Scenario {
     /// The disk fails like this, and then works again.
     Trouble(Trouble, Often),
+    /// What the disk is made of is full for a while, and it says so.
+    Lack,
     /// Bits change in what was written.
     Rot,
     /// Somebody else fills the file system.
@@ -45,11 +48,7 @@ pub enum Scenario {
 pub const ALL: [(&str, Scenario); 8] = [
     ("EIO on one write", Scenario::Trouble(Trouble::Writes(Failure::Io), Often::Once)),
     ("EIO on every write", Scenario::Trouble(Trouble::Writes(Failure::Io), Often::Always)),
-    // A loop device says EIO for it, as disks do.
-    (
-        "no room behind the disk",
-        Scenario::Trouble(Trouble::Writes(Failure::NoSpace), Often::Always),
-    ),
+    ("no room behind the disk", Scenario::Lack),
     ("one short write", Scenario::Trouble(Trouble::ShortWrites, Often::Once)),
     ("EIO on one sync", Scenario::Trouble(Trouble::Syncs, Often::Once)),
     ("EIO on every sync", Scenario::Trouble(Trouble::Syncs, Often::Always)),
@@ -80,6 +79,7 @@ pub fn run(
     }
     match scenario {
         Scenario::Trouble(trouble, often) => fail(&mut site, server, trouble, often),
+        Scenario::Lack => lack(&mut site, server),
         Scenario::Rot => rot(&mut site, server),
         Scenario::Full => fill(&mut site, server),
     }
@@ -153,6 +153,36 @@ fn fail(
         "{} of {WRITERS} writers met it, {after} writes came through, {reads}",
         refused.len()
     ))
+}
+
+/// Writes that the disk has no room for are refused, and go through once it has: the same server goes
+/// on.
+fn lack(site: &mut Site, mut server: Server) -> Result<String, String> {
+    let mut connection = server.connect()?;
+    let no_room = (Trouble::Writes(Failure::NoSpace), Often::Always);
+    site.volume.disk.device().trouble(Some(no_room));
+    let is_full = refused_for_room(site, &mut connection);
+    let unreadable = read_on(site, &mut connection);
+    site.volume.disk.device().trouble(None);
+    must(is_full?, "writes are refused on a full disk")?;
+    must(unreadable? == 0, "reads go on")?;
+    server.until("having room", |_| {
+        let metrics = ask(&mut connection, &("GET", "/metrics".to_owned(), Value::Null));
+        let (_, text) = metrics.unwrap_or_default();
+        let mut shards = text.lines().filter(|line| line.starts_with("engram_log_room_wanted{"));
+        !text.is_empty() && shards.all(|line| line.ends_with(" 0"))
+    })?;
+    // What was refused may have been done by now, or not.
+    nothing_found(&site.verify(&server)?)?;
+    for writer in &mut site.writers {
+        let operation = writer.draw_put();
+        taken(&writer.write_one(&mut connection, operation))?;
+    }
+    site.volume.disk.device().cut();
+    server.kill();
+    site.volume.come_back()?;
+    start_again(site)?;
+    Ok("writes were refused, reads went on; with room again all were taken".to_owned())
 }
 
 /// Reads everything from a server that refuses writes: right, or not at all. How many were refused.
@@ -290,7 +320,6 @@ fn refuse_to_start(site: &Site) -> Result<(), String> {
 /// there is room.
 fn fill(site: &mut Site, mut server: Server) -> Result<String, String> {
     let ballast = site.volume.path().join("ballast");
-    std::fs::create_dir(&ballast).map_err(|e| format!("make a folder: {e}"))?;
     occupy(&ballast)?;
     let mut connection = server.connect()?;
     let before = site.acknowledged();
@@ -302,6 +331,12 @@ fn fill(site: &mut Site, mut server: Server) -> Result<String, String> {
         let end = writer.delete_one(&mut connection);
         must(end == Some(End::Told), &format!("a full file system takes a deletion: {end:?}"))?;
     }
+    std::fs::remove_dir_all(&ballast).map_err(|e| format!("make room: {e}"))?;
+    let mut stored = server.connect()?;
+    for writer in &mut site.writers {
+        stores_again(writer, &mut stored)?;
+    }
+    occupy(&ballast)?;
     server.kill();
     site.launch.forget_fast()?;
     let (status, log) = site.launch.start()?.ended()?;
@@ -320,11 +355,29 @@ fn fill(site: &mut Site, mut server: Server) -> Result<String, String> {
     server.kill();
     site.volume.come_back()?;
     start_again(site)?;
-    Ok(format!("{went_on} writes went on, then all were refused; deletions were taken"))
+    Ok(format!(
+        "{went_on} writes went on, then all were refused; deletions were taken; with room again all were"
+    ))
+}
+
+/// Once there is room, writes are taken by the server that refused them.
+fn stores_again(writer: &mut Writer, connection: &mut Connection) -> Result<(), String> {
+    for _ in 0..WRITES_MAX {
+        let operation = writer.draw_put();
+        match writer.write_one(connection, operation) {
+            End::Told => return Ok(()),
+            End::Refused(507, body, _) if code(&body) == "disk_budget" => {
+                std::thread::sleep(PAUSE);
+            }
+            end => return Err(format!("with room again a write ends with {end:?}")),
+        }
+    }
+    Err("writes are refused although there is room again".to_owned())
 }
 
 /// Takes all room that there is.
 fn occupy(folder: &Path) -> Result<(), String> {
+    std::fs::create_dir(folder).map_err(|e| format!("make a folder: {e}"))?;
     let mut bytes: u64 = 256 << 20;
     for number in 0.. {
         let path = folder.join(format!("{number}"));

@@ -19,13 +19,13 @@ const WRITERS: u64 = 3;
 const LIFE_MS_MAX: u64 = 40;
 
 /// An ext4 volume in a file, mounted until it is dropped.
-struct Volume {
+pub struct Volume {
     _folder: Folder,
-    mounted: PathBuf,
+    pub mounted: PathBuf,
 }
 
 impl Volume {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = Folder::new();
         let (file, mounted) = (folder.0.join("volume"), folder.0.join("mounted"));
         let sized = std::fs::File::create(&file).and_then(|f| f.set_len(1 << 30));

@@ -9,6 +9,7 @@ mod consolidation;
 mod durability;
 mod evaluation;
 mod formats;
+mod full;
 mod images;
 mod kills;
 mod life;

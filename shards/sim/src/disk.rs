@@ -31,6 +31,8 @@ pub struct DiskFaults {
     pub sync_us: u64,
     /// Of a thousand writes and syncs, so many fail.
     pub fail_permille: u64,
+    /// Of a thousand files that are made, so many find no room.
+    pub full_permille: u64,
     /// Planted: of a thousand syncs, so many do nothing and say that they did.
     pub lying_sync_permille: u64,
     /// Planted: a sync of a folder does nothing.
@@ -238,8 +240,13 @@ impl SimDisk {
     }
 
     fn fails(&self) -> bool {
+        self.draw(|faults| faults.fail_permille)
+    }
+
+    /// Whether something happens that does so many times of a thousand, but never during a start.
+    fn draw(&self, permille: impl Fn(&DiskFaults) -> u64) -> bool {
         let mut state = self.state.borrow_mut();
-        let permille = state.faults.fail_permille;
+        let permille = permille(&state.faults);
         permille > 0 && !state.at_once && state.random.permille(permille)
     }
 }
@@ -266,12 +273,19 @@ impl Disk for SimDisk {
 
     async fn create(&self, path: &Path, bytes: u64) -> Result<SimFile, ShardsError> {
         self.pass(path, 50, true).await?;
+        let is_full = self.draw(|faults| faults.full_permille);
         let mut state = self.state.borrow_mut();
+        let bytes = if is_full { 0 } else { bytes };
         let room = vec![0; usize::try_from(bytes).expect("segments are small here")];
         let file = File { data: room.clone(), durable: room, unsynced: Vec::new() };
         state.files.push(file);
         let file = state.files.len() - 1;
         state.names.insert(path.to_owned(), file);
+        if is_full {
+            // As it is with a real one: the file is there, and the room is not.
+            let source = io::Error::from(io::ErrorKind::StorageFull);
+            return Err(ShardsError::Io { what: "allocate", path: path.to_owned(), source });
+        }
         Ok(SimFile { file, path: Rc::from(path) })
     }
 

@@ -18,7 +18,7 @@ use engram_engine::mesh::{Ask, Envelope, Message};
 use engram_engine::model::Timestamp;
 use engram_engine::request::{Answer, Rejection, Request};
 use engram_engine::shard::{
-    Effect, Event, FetchId, Remaining, Settled, Shard, ShardConfig, ShardImage, Ticket,
+    Effect, Event, FetchId, LogRoom, Remaining, Settled, Shard, ShardConfig, ShardImage, Ticket,
 };
 use engram_shards::ShardsError;
 use engram_shards::log::{Flushed, Log};
@@ -32,7 +32,7 @@ use crate::random::Random;
 /// What a client is answered.
 pub type Outcome = Result<Answer, Rejection>;
 
-type Flush = Pin<Box<dyn Future<Output = Result<Flushed, ShardsError>>>>;
+type Flush = Pin<Box<dyn Future<Output = Result<(Option<Flushed>, LogRoom), ShardsError>>>>;
 type Read = Pin<Box<dyn Future<Output = Result<Rc<[u8]>, ShardsError>>>>;
 
 const DIRECTORY: u64 = 77;
@@ -45,6 +45,8 @@ const BACKGROUND_US: u64 = 200;
 const LOOK_US: u64 = 200;
 /// Looks after which a set of images is given up.
 const LOOKS_MAX: u64 = 60;
+/// Between two looks whether a full disk has room again, about.
+const ROOM_US: u64 = 500;
 
 /// Something that is to happen.
 #[derive(Debug)]
@@ -81,6 +83,7 @@ struct Core {
     inbox: VecDeque<(u16, Envelope)>,
     is_up: bool,
     is_poisoned: bool,
+    room: LogRoom,
     is_frozen: bool,
     works: bool,
     ticks: bool,
@@ -129,6 +132,8 @@ pub struct Machine {
     /// Looks until a set under way is given up.
     looks: u64,
     rot: Option<Rot>,
+    /// Times that a log had no room for what waited.
+    shortages: u64,
 }
 
 impl Machine {
@@ -158,6 +163,7 @@ impl Machine {
             sets: 0,
             looks: 0,
             rot: None,
+            shortages: 0,
         };
         machine.start()?;
         Ok(machine)
@@ -204,6 +210,11 @@ impl Machine {
     /// Some log can't be written any more.
     pub fn is_poisoned(&self) -> bool {
         self.cores.iter().any(|core| core.is_poisoned)
+    }
+
+    /// How often a log had no room for what waited.
+    pub fn shortages(&self) -> u64 {
+        self.shortages
     }
 
     /// A client asks.
@@ -401,6 +412,7 @@ impl Machine {
             inbox: VecDeque::new(),
             is_up: false,
             is_poisoned: false,
+            room: LogRoom::Enough,
             is_frozen: false,
             works: false,
             ticks: false,
@@ -508,11 +520,11 @@ impl Machine {
 
     fn begin_flush(&mut self, me: u16) {
         let core = &mut self.cores[usize::from(me)];
-        if core.flush.is_some() || core.is_poisoned || core.log.is_flushed() {
+        let is_wanted = !core.log.is_flushed() || core.room == LogRoom::Last;
+        if core.flush.is_some() || core.is_poisoned || !is_wanted {
             return;
         }
-        let log = core.log.clone();
-        core.flush = Some(Box::pin(async move { log.flush().await }));
+        core.flush = Some(Box::pin(flush(core.log.clone())));
         self.poll_disk(me);
     }
 
@@ -522,17 +534,26 @@ impl Machine {
         let polled = core.flush.as_mut().map(poll_once);
         match polled {
             None | Some(Poll::Pending) => {}
-            Some(Poll::Ready(Ok(flushed))) => {
+            Some(Poll::Ready(Ok((flushed, room)))) => {
                 core.flush = None;
-                let durable = core.log.durable();
-                core.missable = Some((durable.segment, durable.end - flushed.bytes));
-                if !core.log.is_flushed() {
-                    let after = self.random.delay(3);
+                if let Some(flushed) = flushed {
+                    let durable = core.log.durable();
+                    core.missable = Some((durable.segment, durable.end - flushed.bytes));
+                }
+                let before = std::mem::replace(&mut core.room, room);
+                if !core.log.is_flushed() || room == LogRoom::Last {
+                    let usual = if room == LogRoom::Enough { 3 } else { ROOM_US };
+                    let after = self.random.delay(usual);
                     self.schedule(after, Happening::Flush(me));
                 }
-                if self.plan.planted != Some(Planted::EarlyAcknowledgement) {
+                let early = self.plan.planted == Some(Planted::EarlyAcknowledgement);
+                if let Some(Flushed { sequence, .. }) = flushed.filter(|_| !early) {
                     let log_bytes = self.cores[usize::from(me)].log.bytes();
-                    self.drive(me, Event::Durable { sequence: flushed.sequence, log_bytes });
+                    self.drive(me, Event::Durable { sequence, log_bytes });
+                }
+                if before != room {
+                    self.shortages += u64::from(room == LogRoom::None);
+                    self.drive(me, Event::LogRoom(room));
                 }
             }
             Some(Poll::Ready(Err(_))) => {
@@ -697,6 +718,24 @@ impl Machine {
         for word in what {
             self.trace = (self.trace.rotate_left(5) ^ word).wrapping_mul(0x517C_C1B7_2722_0A95);
         }
+    }
+}
+
+/// Writes what waits, and sets room aside for the next segment; what was written, and what room is
+/// left.
+async fn flush(log: Rc<Log<SimDisk>>) -> Result<(Option<Flushed>, LogRoom), ShardsError> {
+    let mut flushed = None;
+    if !log.is_flushed() {
+        match log.flush().await {
+            Ok(written) => flushed = Some(written),
+            Err(ShardsError::Room { .. }) => return Ok((None, LogRoom::None)),
+            Err(error) => return Err(error),
+        }
+    }
+    match log.keep_spare().await {
+        Ok(()) => Ok((flushed, LogRoom::Enough)),
+        Err(ShardsError::Room { .. }) => Ok((flushed, LogRoom::Last)),
+        Err(error) => Err(error),
     }
 }
 

@@ -77,6 +77,7 @@ impl Sum {
         self.of.operations += report.operations;
         self.of.crashes += report.crashes;
         self.of.poisonings += report.poisonings;
+        self.of.shortages += report.shortages;
         self.of.image_starts += report.image_starts;
         self.of.rot_found += report.rot_found;
         self.of.audits += report.audits;
@@ -134,11 +135,12 @@ fn main() -> ExitCode {
         shared.into_inner().expect("violations are values, panics abort or are caught").sum;
     let seconds = started.elapsed().as_secs_f64();
     println!(
-        "{runs} seeds, {} operations, {} crashes, {} poisoned logs, {} starts from images, {} flipped \
+        "{runs} seeds, {} operations, {} crashes, {} poisoned logs, {} full ones, {} starts from images, {} flipped \
          bits found, {} audits, {violations} violations in {seconds:.1} s: {:.2} seeds a second",
         of.operations,
         of.crashes,
         of.poisonings,
+        of.shortages,
         of.image_starts,
         of.rot_found,
         of.audits,

@@ -93,11 +93,12 @@ impl Plan {
             write_us: choose(&[20, 100, 400]),
             sync_us: choose(&[50, 200, 2000]),
             fail_permille: choose(&[0, 0, 0, 1]),
+            full_permille: 0,
             lying_sync_permille: lies,
             lying_folders: planted == Some(Planted::LyingFolderSync),
             lying_truncate: planted == Some(Planted::RecoveryUnsynced),
         };
-        Self {
+        let mut plan = Self {
             seed,
             operations: options.operations,
             shards: u16::try_from(choose(&[1, 2, 2, 3, 3, 5, 8])).expect("small"),
@@ -113,6 +114,8 @@ impl Plan {
             disk,
             planted,
             narrate: options.narrate,
-        }
+        };
+        plan.disk.full_permille = choose(&[0, 0, 300, 800]);
+        plan
     }
 }

@@ -32,6 +32,8 @@ pub struct Report {
     pub crashes: u64,
     /// Logs that could not be written any more.
     pub poisonings: u64,
+    /// Times that a log had no room on the disk for what waited.
+    pub shortages: u64,
     /// Starts from images.
     pub image_starts: u64,
     /// Flipped bits because of which a start was refused.
@@ -82,6 +84,7 @@ pub fn run(seed: u64, options: Options) -> Result<Report, Violation> {
         plan,
     };
     run.go().map_err(|what| Violation { seed, operations: run.report.operations, what })?;
+    run.report.shortages = run.machine.shortages();
     run.report.trace = run.machine.trace();
     Ok(run.report)
 }

@@ -13,7 +13,8 @@ use engram_engine::model::{
     Link, LinkKind, LinkView, Memory, MemoryId, NewMemory, SpaceConfig, SpaceName, Weight,
 };
 use engram_engine::request::{
-    Answer, Code, Cue, CueKind, Direction, LinkName, Patch, Recall, Request, StoreMode, Wait, With,
+    Answer, Code, Cue, CueKind, Direction, LinkName, Patch, Recall, Rejection, Request, StoreMode,
+    Wait, With,
 };
 use serde_json::json;
 
@@ -326,7 +327,7 @@ impl Shadow {
         let now = self.tick();
         match outcome {
             // A part of it may have been done, or all of it, and become durable even so.
-            Err(rejection) if rejection.code == Code::Poisoned => return Ok(()),
+            Err(rejection) if is_unwritten(rejection) => return Ok(()),
             Err(rejection) if rejection.code == Code::DeadlineExceeded => return Ok(()),
             _ => {}
         }
@@ -339,7 +340,7 @@ impl Shadow {
                             self.refused(asked.operation, &[*memory]);
                             self.must_have_been(*memory, asked.begin, now)?;
                         }
-                        Err(refusal) if refusal.code == Code::Poisoned => {}
+                        Err(refusal) if is_unwritten(refusal) => {}
                         Err(refusal) => return Err(format!("a valid store: {refusal:?}")),
                     }
                 }
@@ -366,7 +367,7 @@ impl Shadow {
                         self.links[*from][*slot].refused(asked.operation);
                         self.may_lack(*from, asked.begin, now)?;
                     }
-                    Some(Err(refusal)) if refusal.code == Code::Poisoned => {}
+                    Some(Err(refusal)) if is_unwritten(refusal) => {}
                     Some(Err(refusal)) => return Err(format!("a valid link: {refusal:?}")),
                 }
                 Ok(())
@@ -453,7 +454,7 @@ impl Shadow {
             (What::PutIn { space, .. }, Ok(Answer::Stored { verdicts, durable })) => {
                 match &verdicts[0] {
                     Ok(_) => self.spaces.written(*space, operation, *durable, now),
-                    Err(refusal) if refusal.code == Code::Poisoned => {}
+                    Err(refusal) if is_unwritten(refusal) => {}
                     Err(refusal) => return Err(format!("a valid store: {refusal:?}")),
                 }
                 Ok(())
@@ -602,6 +603,11 @@ impl Shadow {
         self.links.iter_mut().flatten().for_each(|register| register.forget_hidden(oldest));
         self.spaces.forget_hidden(oldest);
     }
+}
+
+/// The log could not be written in time: it may have been done, in part or in all, or be done later.
+fn is_unwritten(rejection: &Rejection) -> bool {
+    matches!(rejection.code, Code::Poisoned | Code::DiskBudget)
 }
 
 fn draw_weight(random: &mut Random) -> u16 {

@@ -14,8 +14,10 @@ use engram_engine::space::LogAddress;
 use super::Checked;
 use crate::error::ShardsError;
 use crate::plain;
-use crate::recover::{SegmentBytes, Step};
-use crate::segment::{NotAHeader, SegmentHeader, is_unfinished, segment_number, segment_path};
+use crate::recover::{SegmentBytes, Step, holds_no_record};
+use crate::segment::{
+    BLOCK_BYTES, NotAHeader, SegmentHeader, is_unfinished, segment_number, segment_path,
+};
 
 /// Records that are not there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,10 +108,12 @@ impl LogCheck {
         }
         let mut numbers: Vec<u32> = files.iter().filter_map(|path| segment_number(path)).collect();
         numbers.sort_unstable();
+        let last = numbers.last().copied();
+        let is_last = |number: u32| last == Some(number);
         let mut segments = Vec::new();
         for number in numbers {
             let path = segment_path(folder, number);
-            let start = plain::load(&path, crate::segment::BLOCK_BYTES as u64)?;
+            let start = plain::load(&path, 2 * BLOCK_BYTES as u64)?;
             let ours = |header: &SegmentHeader| {
                 header.directory == expected.directory
                     && header.shard == expected.shard
@@ -125,6 +129,8 @@ impl LogCheck {
                     checked.find(&path, 0, "it belongs to another shard, directory or place");
                     None
                 }
+                // Set aside for what comes, or begun in the moment of a crash: a start removes it.
+                Err(NotAHeader::Damaged) if is_last(number) && holds_no_record(&start) => continue,
                 Err(NotAHeader::Damaged) => {
                     checked.find(&path, 0, "its header is damaged");
                     None

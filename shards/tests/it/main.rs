@@ -5,3 +5,4 @@
 mod cluster;
 mod durable;
 mod flips;
+mod full;

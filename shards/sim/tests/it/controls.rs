@@ -11,7 +11,8 @@ const CONTROLS: [(Planted, u64); 9] = [
     (Planted::Overtaking, 10),
     (Planted::LostNews, 10),
     (Planted::RecordSkipped, 10),
-    (Planted::RecoveryUnsynced, 10),
+    // It takes a power cut behind a start, with nothing written between them that is synced.
+    (Planted::RecoveryUnsynced, 20),
     (Planted::ImageTooNew, 10),
 ];
 
