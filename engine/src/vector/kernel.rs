@@ -129,24 +129,33 @@ impl Kernel {
     /// Every kernel that this machine can run, the fastest last.
     pub fn supported() -> Vec<Self> {
         let mut kernels = vec![Self::Portable];
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c");
-            if avx2 {
-                kernels.push(Self::Avx2);
-            }
-            if avx2 && is_x86_feature_detected!("avxvnni") {
-                kernels.push(Self::AvxVnni);
-            }
-            let avx512 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512vnni");
-            if avx2 && avx512 {
-                kernels.push(Self::Avx512);
-            }
+        kernels.extend(Self::vectorised());
+        kernels
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn vectorised() -> Vec<Self> {
+        let mut kernels = Vec::new();
+        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c");
+        if avx2 {
+            kernels.push(Self::Avx2);
+        }
+        if avx2 && is_x86_feature_detected!("avxvnni") {
+            kernels.push(Self::AvxVnni);
+        }
+        let avx512 = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni");
+        if avx2 && avx512 {
+            kernels.push(Self::Avx512);
         }
         kernels
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn vectorised() -> Vec<Self> {
+        Vec::new()
     }
 
     /// Inner product of two rows of signed bytes, of which `a_sum` is the sum of `a`.
