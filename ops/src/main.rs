@@ -13,6 +13,7 @@ mod cold;
 mod commands;
 mod evaluation;
 mod failure;
+mod frames;
 mod hardening;
 mod lines;
 mod logger;

@@ -16,6 +16,7 @@ use super::output;
 use crate::arguments::Origins;
 use crate::client::{Client, escaped};
 use crate::failure::Failure;
+use crate::frames::Frames;
 use crate::progress::Progress;
 use crate::target::Target;
 
@@ -27,7 +28,7 @@ const FIELDS_OF_A_LINK: [&str; 3] = ["to", "weight", "kind"];
 /// Writes every memory of a space.
 #[derive(Debug, Args)]
 pub struct Export {
-    /// File to write, - for standard output
+    /// File to write: .ndjson, .ndjson.zst, or - for standard output
     #[arg(long, short, value_name = "FILE", default_value = "-")]
     file: PathBuf,
     /// Only what this filter lets through (JSON)
@@ -56,7 +57,11 @@ impl Export {
         } else {
             let file = File::create(&self.file);
             let failed = Failure::because(format!("{name} can't be created"));
-            Box::new(BufWriter::new(file.map_err(failed)?))
+            let file = file.map_err(failed)?;
+            match self.file.extension().and_then(|e| e.to_str()) {
+                Some("zst") => Box::new(Frames::new(file)),
+                _ => Box::new(BufWriter::new(file)),
+            }
         };
         let outcome = self.pages(&mut opened.client, &mut out);
         let flushed = out.flush().map_err(Failure::because(format!("{name} can't be written")));

@@ -86,6 +86,49 @@ fn a_directory_is_loaded_and_exported_without_a_server() {
     assert_eq!(sorted(stdout(&copied)), sorted(stdout(&exported)));
 }
 
+/// More than one frame of it.
+#[test]
+fn a_packed_export_is_loaded_as_it_was() {
+    let folder = Folder::new();
+    let path = |name: &str| folder.0.join(name).display().to_string();
+    let line = |n: u32| {
+        let words: Vec<String> = (0..60).map(|w| format!("w{}", n * 31 + w * 7919)).collect();
+        json!({"id": format!("m{n}"), "content": words.join(" ")}).to_string()
+    };
+    let lines: Vec<String> = (0..4000).map(line).collect();
+    let file = folder.file("memories.ndjson", &lines.join("\n")).display().to_string();
+    let load = |file: &str, directory: &str| {
+        run(&[
+            "load",
+            "--quiet",
+            "--wait",
+            "applied",
+            "--file",
+            file,
+            "--data-dir",
+            &path(directory),
+        ])
+    };
+    let export = |file: &str, directory: &str| {
+        let done =
+            run(&["export", "--quiet", "--file", &path(file), "--data-dir", &path(directory)]);
+        assert_eq!(done.status.code(), Some(0), "{}", stderr(&done));
+        std::fs::read(path(file)).expect("it was written")
+    };
+    assert_eq!(load(&file, "data").status.code(), Some(0));
+    let (plain, packed) = (export("plain.ndjson", "data"), export("packed.ndjson.zst", "data"));
+    assert!(plain.len() > 1 << 20 && packed.len() < plain.len() / 2, "{}", packed.len());
+    let loaded = load(&path("packed.ndjson.zst"), "copy");
+    assert_eq!(loaded.status.code(), Some(0), "{}", stderr(&loaded));
+    let sorted = |bytes: Vec<u8>| {
+        let text = String::from_utf8(bytes).expect("it is text");
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert!(sorted(export("copy.ndjson", "copy")) == sorted(plain));
+}
+
 /// One shard that could not start left the others waiting for it, and the process with them.
 #[test]
 fn a_shard_that_cannot_start_ends_the_server_with_its_reason() {
