@@ -308,7 +308,11 @@ fn send(
     while more {
         chunk.clear();
         while more && chunk.len() < CHUNK_BYTES {
-            more = produce(&mut chunk).map_err(Sent::Produce)?;
+            more = produce(&mut chunk).map_err(|failure| {
+                // Who reads the answer waits for a request that will not end.
+                wire.shutdown();
+                Sent::Produce(failure)
+            })?;
         }
         if !chunk.is_empty() {
             let size = format!("{:x}\r\n", chunk.len());

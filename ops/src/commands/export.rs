@@ -50,15 +50,20 @@ impl Export {
     /// # Errors
     /// Where the server can't be reached or the file can't be written.
     pub fn run(self, origins: &Origins) -> Result<(), Failure> {
-        let mut opened = self.target.open(origins)?;
         let name = self.file.display().to_string();
+        let ending = self.file.extension().and_then(|ending| ending.to_str());
+        if let Some(other @ ("bin" | "gz")) = ending {
+            let refused = format!("an export can't be written as .{other}");
+            return Err(Failure::usage(refused).with_hint("name it .ndjson or .ndjson.zst"));
+        }
+        let mut opened = self.target.open(origins)?;
         let mut out: Box<dyn Write> = if name == "-" {
             Box::new(output::buffered())
         } else {
             let file = File::create(&self.file);
             let failed = Failure::because(format!("{name} can't be created"));
             let file = file.map_err(failed)?;
-            match self.file.extension().and_then(|e| e.to_str()) {
+            match ending {
                 Some("zst") => Box::new(Frames::new(file)),
                 _ => Box::new(BufWriter::new(file)),
             }

@@ -1,5 +1,8 @@
 //! What was acknowledged stays, however the server ends; who holds a directory is known.
 
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::server::{Folder, Server, run, stderr, stdout};
@@ -127,6 +130,23 @@ fn a_packed_export_is_loaded_as_it_was() {
         lines
     };
     assert!(sorted(export("copy.ndjson", "copy")) == sorted(plain));
+
+    // A torn one ends where it is torn, at once; one that is packed in no way is refused by name.
+    std::fs::write(path("torn.ndjson.zst"), &packed[..packed.len() / 2])
+        .expect("it can be written");
+    std::fs::write(path("foreign.ndjson.zst"), "{\"content\": \"plain\"}\n")
+        .expect("it can be written");
+    for name in ["torn.ndjson.zst", "foreign.ndjson.zst"] {
+        let began = Instant::now();
+        let refused = load(&path(name), "refused");
+        assert_eq!(refused.status.code(), Some(1), "{}", stderr(&refused));
+        assert!(stderr(&refused).contains(name), "{}", stderr(&refused));
+        assert!(began.elapsed() < Duration::from_secs(30), "{name} took {:?}", began.elapsed());
+    }
+    let refused = run(&["export", "--file", &path("copy.gz"), "--data-dir", &path("copy")]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(stderr(&refused).contains(".ndjson.zst"), "{}", stderr(&refused));
+    assert!(!Path::new(&path("copy.gz")).exists());
 }
 
 /// One shard that could not start left the others waiting for it, and the process with them.
