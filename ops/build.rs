@@ -4,9 +4,12 @@
 //!
 //! *Not here*: what goes into the executable otherwise (`Cargo.toml`, profile `release`).
 
-/// Discards the tables wherever they come from: the standard library is compiled with them.
-const SCRIPT: &str =
-    "SECTIONS { /DISCARD/ : { *(.eh_frame) *(.eh_frame.*) } } INSERT AFTER .text;\n";
+/// Discards the tables wherever they come from, for the standard library is compiled with them, but
+/// from the first and last object: on arm64 the code of those refers to theirs.
+const SCRIPT: &str = "SECTIONS { /DISCARD/ : {
+    *(EXCLUDE_FILE(*crtbegin*.o *crtend*.o) .eh_frame EXCLUDE_FILE(*crtbegin*.o *crtend*.o) .eh_frame.*)
+} } INSERT AFTER .text;
+";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

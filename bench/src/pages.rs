@@ -9,8 +9,9 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
+use crate::compare::{self, Ratio};
 use crate::report::summary;
-use crate::result::SessionResult;
+use crate::result::{Round, SessionResult};
 
 const HEAD: &str = "# Benchmarks
 
@@ -22,6 +23,17 @@ status 2xx; \"server CPU\" is the server's computing time for each request. Figu
 one machine, side by side. A load average above the number of CPUs says that others used the \
 machine, too: rates and tails are then worse than the server's own, and the median at one client \
 and the server CPU are the figures to read. See [how it is measured](method.md).
+";
+
+const ENGRAM: &str = "Engram";
+
+const RATIOS: &str = "
+How many times as long as Engram's: the geometric mean over the rounds, in which all took turns, and \
+its 95 % confidence interval. Below 1 the other is faster; \"Engram loses\" stands where the whole \
+interval says so. The last column is the time an answer takes at that number of clients, the inverse of the throughput.
+
+| server | run | P50 | P99 | time an answer |
+| --- | --- | ---: | ---: | ---: |
 ";
 
 /// Reads all results of a folder, in the order of their names.
@@ -47,6 +59,7 @@ pub fn page(results: &[SessionResult]) -> String {
     for ((name, memories), group) in groups {
         let _ = write!(page, "\n## {name}, {memories} memories\n\n{}\n\n", group[0].about);
         push_table(&group, &mut page);
+        push_ratios(&group, &mut page);
         push_notes(&group, &mut page);
     }
     page
@@ -84,6 +97,37 @@ fn push_table(group: &[&SessionResult], page: &mut String) {
             }
         }
     }
+}
+
+/// How many times as long others take as Engram, where they took turns with it.
+fn push_ratios(group: &[&SessionResult], page: &mut String) {
+    let Some(engram) = group.iter().find(|result| result.server == ENGRAM) else { return };
+    let mut rows = String::new();
+    for result in group.iter().filter(|result| result.server != ENGRAM) {
+        for step in &result.steps {
+            let base = engram.steps.iter().find(|one| one.name == step.name);
+            let pairs = |of: fn(&Round) -> f64| {
+                let base = base.iter().flat_map(|one| &one.rounds).map(of);
+                compare::ratio(&base.zip(step.rounds.iter().map(of)).collect::<Vec<_>>())
+            };
+            let time = |round: &Round| 1.0 / round.ok_per_s.max(1e-9);
+            let ratios = [pairs(|round| round.p50), pairs(|round| round.p99), pairs(time)];
+            if let [Some(p50), Some(p99), Some(time)] = ratios {
+                let cells = [p50, p99, time].map(|ratio| ratio_cell(&ratio));
+                let _ =
+                    writeln!(rows, "| {} | {} | {} |", result.server, step.name, cells.join(" | "));
+            }
+        }
+    }
+    if !rows.is_empty() {
+        page.push_str(RATIOS);
+        page.push_str(&rows);
+    }
+}
+
+fn ratio_cell(ratio: &Ratio) -> String {
+    let loses = if ratio.high < 1.0 { " Engram loses" } else { "" };
+    format!("× {:.2} ({:.2} to {:.2}){loses}", ratio.mean, ratio.low, ratio.high)
 }
 
 fn push_notes(group: &[&SessionResult], page: &mut String) {

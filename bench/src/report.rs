@@ -68,6 +68,9 @@ pub fn summary(result: &SessionResult) -> String {
         let _ =
             write!(text, " Vector search found {:.1} % of the true ten nearest.", recall * 100.0);
     }
+    if let Some(durability) = &result.durability {
+        let _ = write!(text, " Durability: {durability}.");
+    }
     text
 }
 

@@ -36,6 +36,9 @@ pub struct SessionResult {
     /// Share of the right answers among the first ten of vector search.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub recall_at_10: Option<f64>,
+    /// What has to happen before a write is answered, where servers are compared that differ in it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub durability: Option<String>,
     /// The runs.
     pub steps: Vec<StepResult>,
 }
@@ -63,6 +66,9 @@ pub struct StepResult {
     pub items_per_s: f64,
     /// Latency of answers with status 2xx.
     pub latency_us: Percentiles,
+    /// Rounds in which several servers took turns; ratios are taken within each.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub rounds: Vec<Round>,
     /// By operation of the mix, where it has several.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub operations: BTreeMap<String, OperationResult>,
@@ -82,6 +88,17 @@ pub struct StepResult {
     /// Why the figures say more about the client than about the server.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub client_saturated: Option<String>,
+}
+
+/// One of the rounds of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Round {
+    /// Median latency in microseconds.
+    pub p50: f64,
+    /// 99 of 100 are shorter.
+    pub p99: f64,
+    /// Answers with status 2xx a second.
+    pub ok_per_s: f64,
 }
 
 /// One operation of a mix.
@@ -150,6 +167,7 @@ impl StepResult {
             ok_per_s: tenth(outcome.ok_per_s()),
             items_per_s: tenth(outcome.items_per_s()),
             latency_us: Percentiles::of(&outcome.latency()),
+            rounds: Vec::new(),
             operations: named
                 .filter(|_| several)
                 .map(|(name, operation)| (name, OperationResult::of(operation)))

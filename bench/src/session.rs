@@ -153,6 +153,7 @@ impl Session {
             memories: set.memories(),
             loaded: None,
             recall_at_10: None,
+            durability: None,
             steps,
         }
     }
