@@ -174,15 +174,24 @@ fn lack(site: &mut Site, mut server: Server) -> Result<String, String> {
     })?;
     // What was refused may have been done by now, or not.
     nothing_found(&site.verify(&server)?)?;
+    write_and_cut(site, server, &mut connection)?;
+    Ok("writes were refused, reads went on; with room again all were taken".to_owned())
+}
+
+/// Every writer's next write is taken; then the power goes, and nothing of it may be missing.
+fn write_and_cut(
+    site: &mut Site,
+    server: Server,
+    connection: &mut Connection,
+) -> Result<(), String> {
     for writer in &mut site.writers {
         let operation = writer.draw_put();
-        taken(&writer.write_one(&mut connection, operation))?;
+        taken(&writer.write_one(connection, operation))?;
     }
     site.volume.disk.device().cut();
     server.kill();
     site.volume.come_back()?;
-    start_again(site)?;
-    Ok("writes were refused, reads went on; with room again all were taken".to_owned())
+    start_again(site)
 }
 
 /// Reads everything from a server that refuses writes: right, or not at all. How many were refused.
@@ -347,14 +356,7 @@ fn fill(site: &mut Site, mut server: Server) -> Result<String, String> {
     server.ready()?;
     nothing_found(&site.verify(&server)?)?;
     let mut connection = server.connect()?;
-    for writer in &mut site.writers {
-        let operation = writer.draw_put();
-        taken(&writer.write_one(&mut connection, operation))?;
-    }
-    site.volume.disk.device().cut();
-    server.kill();
-    site.volume.come_back()?;
-    start_again(site)?;
+    write_and_cut(site, server, &mut connection)?;
     Ok(format!(
         "{went_on} writes went on, then all were refused; deletions were taken; with room again all were"
     ))
