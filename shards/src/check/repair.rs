@@ -41,6 +41,8 @@ pub fn move_image(image: &Path, aside: &Path) -> Result<(), ShardsError> {
     let kept = folder.join(image.file_name().expect("an image has a name"));
     // It may lie on another disk.
     fs::copy(image, &kept).map_err(ShardsError::io("keep", &kept))?;
+    let synced = fs::File::open(&kept).and_then(|copy| copy.sync_all());
+    synced.map_err(ShardsError::io("sync", &kept))?;
     sync_directory(&folder)?;
     fs::remove_file(image).map_err(ShardsError::io("remove", image))
 }
