@@ -654,12 +654,12 @@ impl Handle {
         refused
     }
 
-    /// Whether there is room for more memories and links.
+    /// Whether the budgets of the process have room for more memories and links.
     ///
     /// # Errors
-    /// As a write of them.
+    /// [`Code::MemoryBudget`], [`Code::DiskBudget`].
     pub fn admits_growth(&self) -> Result<(), Rejection> {
-        self.core.get().map_or(Ok(()), |core| core.shard.borrow().check_growable())
+        self.core.get().map_or(Ok(()), |core| core.shard.borrow().check_budget())
     }
 
     /// The shard serves.

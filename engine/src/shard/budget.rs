@@ -75,12 +75,23 @@ impl Shard {
     ///
     /// # Errors
     /// [`Code::Poisoned`], [`Code::MemoryBudget`], [`Code::DiskBudget`].
-    pub fn check_growable(&self) -> Result<(), Rejection> {
+    pub(super) fn check_growable(&self) -> Result<(), Rejection> {
         self.check_writable()?;
+        self.check_budget()?;
+        if self.log_room == LogRoom::Enough {
+            Ok(())
+        } else {
+            Err(Rejection::new(Code::DiskBudget, DISK_FULL))
+        }
+    }
+
+    /// Checks what a home shard knows of every owner: the budgets, which are those of the process.
+    /// Whether an owner's log can be written, the owner says; this shard's is not asked.
+    ///
+    /// # Errors
+    /// [`Code::MemoryBudget`], [`Code::DiskBudget`].
+    pub fn check_budget(&self) -> Result<(), Rejection> {
         match self.budget.writes {
-            Writes::Open if self.log_room != LogRoom::Enough => {
-                Err(Rejection::new(Code::DiskBudget, DISK_FULL))
-            }
             Writes::Open => Ok(()),
             Writes::MemoryFull => Err(Rejection::new(Code::MemoryBudget, MEMORY_FULL)),
             Writes::DiskFull => Err(Rejection::new(Code::DiskBudget, DISK_FULL)),

@@ -440,7 +440,7 @@ impl Shard {
         mode: StoreMode,
         wait: Wait,
     ) -> Result<(), Rejection> {
-        self.check_growable()?;
+        self.check_budget()?;
         let first = memories.iter().find_map(|m| m.embedding.as_ref()).map(Vec::len);
         let known = self.space(&space).ok().map(|s| s.config.dimensions);
         let settled = known.is_some_and(|dimensions| dimensions.is_some() || first.is_none());
@@ -477,7 +477,7 @@ impl Shard {
         links: Vec<(MemoryId, Link)>,
         wait: Wait,
     ) -> Result<(), Rejection> {
-        self.check_growable()?;
+        self.check_budget()?;
         self.space(&space)?;
         let count = links.len();
         let mut by_shard: Vec<Vec<_>> = self.per_shard();
@@ -502,7 +502,6 @@ impl Shard {
         links: Vec<LinkName>,
         wait: Wait,
     ) -> Result<(), Rejection> {
-        self.check_writable()?;
         self.space(&space)?;
         let mut by_shard: Vec<Vec<_>> = self.per_shard();
         for link in links {

@@ -51,7 +51,7 @@ impl Shard {
         outcome: Outcome,
         wait: Wait,
     ) -> Result<(), Rejection> {
-        self.check_growable()?;
+        self.check_budget()?;
         self.space(&space)?;
         ids.sort_unstable();
         ids.dedup();

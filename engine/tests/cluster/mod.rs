@@ -287,6 +287,11 @@ impl Cluster {
         (0..self.shards.len()).for_each(|me| self.step(me, Event::Budget(budget)));
     }
 
+    /// A log can't be written any more.
+    pub fn poison(&mut self, me: usize) {
+        self.step(me, Event::Poisoned);
+    }
+
     /// Says what every log finds on its disk.
     pub fn find_room(&mut self, room: LogRoom) {
         (0..self.shards.len()).for_each(|me| self.step(me, Event::LogRoom(room)));

@@ -210,6 +210,41 @@ fn a_log_without_room_refuses_what_it_cannot_keep_until_there_is_room() {
     assert_eq!(refused(cluster.call(0, forget("b"))), None);
 }
 
+/// Which core a connection lies on says nothing about whether a write can be kept.
+#[test]
+fn a_poisoned_log_refuses_the_writes_of_its_own_memories_whoever_is_asked() {
+    let mut cluster = Cluster::new(2, 3);
+    cluster.store(vec![memory("target", "content")])[0].as_ref().expect("nothing failed yet");
+    cluster.poison(0);
+    let mut refused = [0, 0];
+    for number in 0..20 {
+        let name = format!("m{number}");
+        let store = || Request::Store {
+            space: SpaceName::default(),
+            memories: vec![memory(&name, "content")],
+            mode: StoreMode::Upsert,
+            wait: Wait::Durable,
+        };
+        let link = || Request::Link {
+            space: SpaceName::default(),
+            links: vec![(id(&name), link("target"))],
+            wait: Wait::Durable,
+        };
+        let mut codes = |home, request| match cluster.call(home, request) {
+            Ok(Answer::Stored { verdicts, .. }) => verdicts[0].as_ref().err().map(|r| r.code),
+            Ok(Answer::Linked { verdicts, .. }) => verdicts[0].as_ref().err().map(|r| r.code),
+            Ok(other) => panic!("not an answer to a write: {other:?}"),
+            Err(rejection) => Some(rejection.code),
+        };
+        let outcomes = [codes(0, store()), codes(1, store()), codes(0, link()), codes(1, link())];
+        let first = outcomes[0];
+        assert!(outcomes.iter().all(|outcome| *outcome == first), "{name}: {outcomes:?}");
+        assert!(matches!(first, None | Some(Code::Poisoned)), "{name}: {first:?}");
+        refused[usize::from(first.is_some())] += 1;
+    }
+    assert!(refused.iter().all(|count| *count > 0), "both shards have memories: {refused:?}");
+}
+
 /// Where other shards have to hear of a deletion it is durable when it is answered, and the answer
 /// said that it was not.
 #[test]
