@@ -1,4 +1,4 @@
-# Functions that the scripts of this folder share: packages, builds, waiting.
+# Functions that the scripts of this folder share: packages, builds, waiting, servers.
 #
 # Invariants: nothing asks a question; what is there already is left alone; names of package
 # mirrors stay out of the output.
@@ -100,6 +100,41 @@ free_port() {
         port=$((port + 2))
     done
     echo $port
+}
+
+server=''
+
+# start_server LOG COMMAND...: starts a server that writes to LOG, which begins empty, and waits until it says where it
+# listens. Sets $server, its process, and $address.
+start_server() {
+    local log=$1
+    shift
+    "$@" >"$log" 2>&1 &
+    server=$!
+    wait_until 60 listens_or_ended "$log" || true
+    [ -n "$address" ] || fail "the server does not listen: $(tail -n 1 "$log")"
+}
+
+listens_or_ended() {
+    address=$(sed -n 's,.*listens on http://\([0-9.:]*\).*,\1,p' "$1")
+    [ -n "$address" ] || ! kill -0 "$server"
+}
+
+# Waits until the server that was started is ready.
+wait_until_ready() {
+    until curl -fs -o /dev/null "http://$address/health/ready"; do
+        kill -0 "$server" 2>/dev/null || fail "the server has ended before it was ready"
+        sleep 0.005
+    done
+}
+
+# stop_server SIGNAL: ends the server that was started, if there is one, and waits until it is gone.
+stop_server() {
+    if [ -n "$server" ]; then
+        kill "-$1" "$server" 2>/dev/null || true
+        wait "$server" 2>/dev/null || true
+    fi
+    server=''
 }
 
 # What a build needs: a C linker and hwloc with its headers.
