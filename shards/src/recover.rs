@@ -81,6 +81,7 @@ impl<D: Disk> Recovery<D> {
         let mut numbers: Vec<u32> = files.iter().filter_map(|path| segment_number(path)).collect();
         numbers.sort_unstable();
         let mut segments: Vec<Found<D::Held>> = Vec::new();
+        let mut replaced: Vec<PathBuf> = Vec::new();
         for (i, number) in numbers.iter().enumerate() {
             let last = i + 1 == numbers.len();
             let Some(found) = open_segment(&disk, folder, *number, &expected, last).await? else {
@@ -93,13 +94,20 @@ impl<D: Disk> Recovery<D> {
             }
             if before.is_some_and(|before| before.holds_what_was_in(&found.header)) {
                 // Compaction had replaced it, and did not come to removing it.
-                disk.remove(&found.path).await?;
+                replaced.push(found.path);
             } else if before.is_some_and(|before| !before.is_followed_by(&found.header)) {
                 let reason = "the segment before it is missing".to_owned();
                 return Err(ShardsError::Damaged { path: found.path, offset: 0, reason });
             } else {
                 segments.push(found);
             }
+        }
+        if !replaced.is_empty() {
+            // The process may have died before it made the name of what replaces them durable.
+            disk.sync_directory(folder).await?;
+        }
+        for path in &replaced {
+            disk.remove(path).await?;
         }
         for unfinished in files.iter().filter(|path| is_unfinished(path)) {
             disk.remove(unfinished).await?;
