@@ -114,7 +114,7 @@ pub(crate) fn generation_path(directory: &Path, generation: u32) -> PathBuf {
 }
 
 /// The folder of a shard's log in a generation.
-pub(crate) fn shard_path(directory: &Path, generation: u32, shard: u16) -> PathBuf {
+pub fn shard_path(directory: &Path, generation: u32, shard: u16) -> PathBuf {
     generation_path(directory, generation).join(format!("shard-{shard:04}"))
 }
 

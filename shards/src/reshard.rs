@@ -10,16 +10,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use engram_engine::key::Partitioner;
-use engram_engine::record::{Damage, Draft, View};
+use engram_engine::record::{Draft, View};
 use engram_engine::redistribute::{Redistribution, Survey};
 use futures_lite::future::block_on;
 
 use crate::directory::{Manifest, generation_path, make_directory, shard_path, write_manifest};
+use crate::disk::Disk;
 use crate::error::ShardsError;
 use crate::images::free_bytes;
 use crate::log::{Log, LogPlace, LogStart};
 use crate::plain::{self, PlainDisk};
-use crate::recover::{Recovery, Step};
+use crate::recover::{Recovery, SegmentBytes, Step};
 use crate::segment::{SEGMENT_BYTES, SegmentHeader};
 
 /// Bytes that gather for the new logs before they are written.
@@ -46,9 +47,10 @@ pub(crate) fn reshard(
     let new = Manifest { shards, generation: old.generation + 1, ..old.clone() };
     remove_strangers(directory, old)?;
     check_room(directory, old, &new)?;
-    let mut move_under_way = Move::begin(directory, old, &new, nonce, progress)?;
-    move_under_way.survey()?;
-    move_under_way.pass_on()?;
+    for shard in 0..new.shards {
+        make_directory(&shard_path(directory, new.generation, shard))?;
+    }
+    block_on(move_logs(&PlainDisk, directory, (old, &new), (nonce, SEGMENT_BYTES), progress))?;
     block_on(write_manifest(&PlainDisk, directory, &new))?;
     remove_strangers(directory, &new)?;
     Ok(new)
@@ -86,38 +88,54 @@ fn check_room(directory: &Path, old: &Manifest, new: &Manifest) -> Result<(), Sh
     Ok(())
 }
 
-struct Move<'a> {
+/// Moves what the logs of one generation hold to those of another, which nothing names yet, in
+/// segments of at most `segment_bytes`. The folders of both are there, those of the new one empty.
+///
+/// # Errors
+/// [`ShardsError`]; then the old generation is as it was.
+pub async fn move_logs<D: Disk + Clone>(
+    disk: &D,
+    directory: &Path,
+    (old, new): (&Manifest, &Manifest),
+    (nonce, segment_bytes): (u64, u64),
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(), ShardsError> {
+    let mut under_way = Move::begin(disk, directory, (old, new), (nonce, segment_bytes), progress);
+    under_way.survey().await?;
+    under_way.pass_on().await
+}
+
+struct Move<'a, D: Disk> {
+    disk: &'a D,
     keys: Partitioner,
     old_folders: Vec<PathBuf>,
     old_header: SegmentHeader,
     redistribution: Redistribution,
     surveys: Vec<Survey>,
-    targets: Vec<Target>,
+    targets: Vec<Target<D>>,
     progress: &'a mut dyn FnMut(Progress),
     done: usize,
     total: usize,
 }
 
 /// A log of the new generation.
-struct Target {
-    log: Log<PlainDisk>,
+struct Target<D: Disk> {
+    log: Log<D>,
     sequence: u64,
     gathered: usize,
 }
 
-impl<'a> Move<'a> {
+impl<'a, D: Disk + Clone> Move<'a, D> {
     fn begin(
+        disk: &'a D,
         directory: &Path,
-        old: &Manifest,
-        new: &Manifest,
-        nonce: u64,
+        (old, new): (&Manifest, &Manifest),
+        (nonce, segment_bytes): (u64, u64),
         progress: &'a mut dyn FnMut(Progress),
-    ) -> Result<Self, ShardsError> {
+    ) -> Self {
         let keys = Partitioner::new(new.secret, new.shards);
-        let mut targets = Vec::new();
-        for shard in 0..new.shards {
+        let target = |shard| {
             let folder = shard_path(directory, new.generation, shard);
-            make_directory(&folder)?;
             let start = LogStart {
                 header: SegmentHeader::first(new, shard, nonce),
                 last_sequence: 0,
@@ -125,40 +143,40 @@ impl<'a> Move<'a> {
                 last_place: LogPlace::default(),
                 segments: Vec::new(),
             };
-            let log = Log::new(PlainDisk, &folder, start, SEGMENT_BYTES);
-            targets.push(Target { log, sequence: 0, gathered: 0 });
-        }
+            let log = Log::new(disk.clone(), &folder, start, segment_bytes);
+            Target { log, sequence: 0, gathered: 0 }
+        };
         let folders = (0..old.shards).map(|s| shard_path(directory, old.generation, s));
-        let redistribution = Redistribution::new(keys);
-        Ok(Self {
+        Self {
+            disk,
             keys,
             old_folders: folders.collect(),
             old_header: SegmentHeader::first(old, 0, nonce),
-            redistribution,
+            redistribution: Redistribution::new(keys),
             surveys: Vec::new(),
-            targets,
+            targets: (0..new.shards).map(target).collect(),
             progress,
             done: 0,
             total: 0,
-        })
+        }
     }
 
     /// Reads every log once, to know what its records still mean.
-    fn survey(&mut self) -> Result<(), ShardsError> {
+    async fn survey(&mut self) -> Result<(), ShardsError> {
         for shard in 0..self.old_folders.len() {
             let mut survey = Survey::default();
-            let (keys, redistribution) = (self.keys, &mut self.redistribution);
+            let mut recovery = self.read_log(shard).await?;
             let mut segments = 0;
-            read_log(&self.old_folders[shard], self.old_header, shard, &mut |read| match read {
-                Read::Record(view) => {
+            while let Some(mut segment) = recovery.next_segment().await? {
+                let (keys, redistribution) = (self.keys, &mut self.redistribution);
+                let mut note = |view: &View<'_>| {
                     redistribution.note_space(view)?;
                     survey.note(view, &keys)
-                }
-                Read::Segment => {
-                    segments += 1;
-                    Ok(())
-                }
-            })?;
+                };
+                while segment.step_with(|view, _| note(view))? == Step::Record {}
+                recovery.segment_done(&segment).await?;
+                segments += 1;
+            }
             self.surveys.push(survey);
             self.done += segments;
             self.total += 2 * segments;
@@ -168,46 +186,53 @@ impl<'a> Move<'a> {
     }
 
     /// Reads every log again, and writes what still holds to the new ones.
-    fn pass_on(&mut self) -> Result<(), ShardsError> {
+    async fn pass_on(&mut self) -> Result<(), ShardsError> {
         let beginning = self.redistribution.beginning();
         for target in &mut self.targets {
             beginning.iter().for_each(|draft| target.append(draft));
         }
         for shard in 0..self.old_folders.len() {
-            let Self { redistribution, surveys, targets, progress, done, total, .. } = self;
-            let mut failed = None;
-            read_log(&self.old_folders[shard], self.old_header, shard, &mut |read| {
-                match read {
-                    Read::Record(view) => {
-                        for (to, draft) in redistribution.pass(view, &surveys[shard])? {
-                            if failed.is_some() {
-                                break;
-                            }
-                            let target = &mut targets[to.index()];
-                            target.append(&draft);
-                            failed = target.write_if(GATHERED_BYTES_MAX).err();
-                        }
-                    }
-                    Read::Segment => {
-                        *done += 1;
-                        progress(Progress { done: *done, total: *total });
-                    }
-                }
-                Ok(())
-            })?;
-            if let Some(error) = failed {
-                return Err(error);
+            let mut recovery = self.read_log(shard).await?;
+            while let Some(mut segment) = recovery.next_segment().await? {
+                while self.pass_on_record(shard, &mut segment).await? == Step::Record {}
+                recovery.segment_done(&segment).await?;
+                self.done += 1;
+                (self.progress)(Progress { done: self.done, total: self.total });
             }
         }
         for target in &mut self.targets {
-            target.write_if(0)?;
-            block_on(target.log.close());
+            target.write_if(0).await?;
+            target.log.close().await;
         }
         Ok(())
     }
+
+    async fn pass_on_record(
+        &mut self,
+        shard: usize,
+        segment: &mut SegmentBytes,
+    ) -> Result<Step, ShardsError> {
+        let mut passed = Vec::new();
+        let step = segment.step_with(|view, _| {
+            passed = self.redistribution.pass(view, &self.surveys[shard])?;
+            Ok(())
+        })?;
+        for (to, draft) in passed {
+            let target = &mut self.targets[to.index()];
+            target.append(&draft);
+            target.write_if(GATHERED_BYTES_MAX).await?;
+        }
+        Ok(step)
+    }
+
+    async fn read_log(&self, shard: usize) -> Result<Recovery<D>, ShardsError> {
+        let number = u16::try_from(shard).expect("shards are numbered in 16 bits");
+        let header = SegmentHeader { shard: number, ..self.old_header };
+        Recovery::open(self.disk.clone(), &self.old_folders[shard], header).await
+    }
 }
 
-impl Target {
+impl<D: Disk> Target<D> {
     fn append(&mut self, draft: &Draft) {
         self.sequence += 1;
         self.gathered += draft.bytes();
@@ -215,38 +240,13 @@ impl Target {
     }
 
     /// Writes what has gathered where it is more than so many bytes.
-    fn write_if(&mut self, bytes: usize) -> Result<(), ShardsError> {
+    async fn write_if(&mut self, bytes: usize) -> Result<(), ShardsError> {
         if self.gathered > bytes {
             while !self.log.is_flushed() {
-                block_on(self.log.flush())?;
+                self.log.flush().await?;
             }
             self.gathered = 0;
         }
         Ok(())
     }
-}
-
-enum Read<'a> {
-    Record(&'a View<'a>),
-    /// A segment is over.
-    Segment,
-}
-
-fn read_log(
-    folder: &Path,
-    header: SegmentHeader,
-    shard: usize,
-    each: &mut dyn FnMut(Read<'_>) -> Result<(), Damage>,
-) -> Result<(), ShardsError> {
-    let shard = u16::try_from(shard).expect("shards are numbered in 16 bits");
-    let header = SegmentHeader { shard, ..header };
-    block_on(async {
-        let mut recovery = Recovery::open(PlainDisk, folder, header).await?;
-        while let Some(mut segment) = recovery.next_segment().await? {
-            while segment.step_with(|view, _| each(Read::Record(view)))? == Step::Record {}
-            recovery.segment_done(&segment).await?;
-            each(Read::Segment).map_err(|damage| segment.damaged(&damage))?;
-        }
-        Ok(())
-    })
 }

@@ -185,6 +185,10 @@ impl SimDisk {
             }
         }
         state.names.clone_from(&state.durable_names);
+        let named: BTreeSet<usize> = state.names.values().copied().collect();
+        let files = state.files.iter_mut().enumerate();
+        // Nobody has them open any more.
+        files.filter(|(at, _)| !named.contains(at)).for_each(|(_, file)| *file = File::default());
     }
 
     /// Flips one bit of what lies in a file, now and after any crash.
@@ -204,6 +208,22 @@ impl SimDisk {
     pub fn files(&self, folder: &Path) -> Vec<PathBuf> {
         let state = self.state.borrow();
         state.names.keys().filter(|name| name.parent() == Some(folder)).cloned().collect()
+    }
+
+    /// Every file.
+    pub fn names(&self) -> Vec<PathBuf> {
+        self.state.borrow().names.keys().cloned().collect()
+    }
+
+    /// Waits for about so long.
+    pub async fn pause(&self, usual_us: u64) {
+        let passed = self.pass(Path::new(""), usual_us, false).await;
+        passed.expect("waiting changes nothing");
+    }
+
+    /// True so many times of a thousand.
+    pub fn chance(&self, of_thousand: u64) -> bool {
+        self.state.borrow_mut().random.permille(of_thousand)
     }
 
     /// Waits for the time that a call takes.
@@ -386,6 +406,9 @@ impl Disk for SimDisk {
 
     async fn remove(&self, path: &Path) -> Result<(), ShardsError> {
         self.pass(path, 50, true).await?;
+        if self.fails() {
+            return Err(failed("remove", path));
+        }
         self.file_of(path)?;
         self.state.borrow_mut().names.remove(path);
         Ok(())
@@ -393,6 +416,9 @@ impl Disk for SimDisk {
 
     async fn rename(&self, from: &Path, to: &Path) -> Result<(), ShardsError> {
         self.pass(from, 50, true).await?;
+        if self.fails() {
+            return Err(failed("rename", from));
+        }
         let file = self.file_of(from)?;
         let mut state = self.state.borrow_mut();
         state.names.remove(from);
@@ -402,6 +428,9 @@ impl Disk for SimDisk {
 
     async fn sync_directory(&self, folder: &Path) -> Result<(), ShardsError> {
         self.pass(folder, 100, true).await?;
+        if self.fails() {
+            return Err(failed("sync", folder));
+        }
         let mut state = self.state.borrow_mut();
         if state.faults.lying_folders {
             return Ok(());

@@ -80,6 +80,8 @@ impl Sum {
         self.of.shortages += report.shortages;
         self.of.image_starts += report.image_starts;
         self.of.rot_found += report.rot_found;
+        self.of.compactions += report.compactions;
+        self.of.reshardings += report.reshardings;
         self.of.audits += report.audits;
     }
 }
@@ -136,13 +138,15 @@ fn main() -> ExitCode {
     let seconds = started.elapsed().as_secs_f64();
     println!(
         "{runs} seeds, {} operations, {} crashes, {} poisoned logs, {} full ones, {} starts from images, {} flipped \
-         bits found, {} audits, {violations} violations in {seconds:.1} s: {:.2} seeds a second",
+         bits found, {} compactions, {} changes of the number of shards, {} audits, {violations} violations in {seconds:.1} s: {:.2} seeds a second",
         of.operations,
         of.crashes,
         of.poisonings,
         of.shortages,
         of.image_starts,
         of.rot_found,
+        of.compactions,
+        of.reshardings,
         of.audits,
         runs as f64 / seconds
     );

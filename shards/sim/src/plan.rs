@@ -28,6 +28,12 @@ pub enum Planted {
     RecoveryUnsynced,
     /// A start from an image goes on one record too late.
     ImageTooNew,
+    /// Compaction leaves out records that are needed.
+    LiveTakenForDead,
+    /// Compaction does not wait until what it left records out for is durable.
+    MovedTooEarly,
+    /// The manifest names another number of shards before their logs are written.
+    ManifestTooEarly,
 }
 
 /// What a run is asked for.
@@ -74,6 +80,10 @@ pub struct Plan {
     pub bit_rot: bool,
     /// Operations between two sets of images, about; 0: there are none.
     pub images_every: u64,
+    /// Operations between two compactions or ends of segments, about; 0: there are none.
+    pub compact_every: u64,
+    /// Some starts are on another number of shards.
+    pub reshards: bool,
     /// The disk.
     pub disk: DiskFaults,
     /// What is broken on purpose.
@@ -111,11 +121,25 @@ impl Plan {
             clock_jumps: choose(&[0, 0, 1]) == 1,
             bit_rot: choose(&[0, 1]) == 1,
             images_every: choose(&[0, 30, 120]),
+            compact_every: 0,
+            reshards: false,
             disk,
             planted,
             narrate: options.narrate,
         };
         plan.disk.full_permille = choose(&[0, 0, 300, 800]);
+        plan.compact_every = choose(&[0, 0, 10, 40]);
+        plan.reshards = choose(&[0, 1]) == 1;
+        match planted {
+            // They show in a crash shortly behind a compaction.
+            Some(Planted::LiveTakenForDead | Planted::MovedTooEarly) => {
+                (plan.compact_every, plan.crash_every) = (4, 20);
+            }
+            // After either there is no start from an image.
+            Some(Planted::ImageTooNew) => (plan.compact_every, plan.reshards) = (0, false),
+            Some(Planted::ManifestTooEarly) => plan.reshards = true,
+            Some(_) | None => {}
+        }
         plan
     }
 }

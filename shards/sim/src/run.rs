@@ -38,6 +38,10 @@ pub struct Report {
     pub image_starts: u64,
     /// Flipped bits because of which a start was refused.
     pub rot_found: u64,
+    /// Logs of which segments were compacted.
+    pub compactions: u64,
+    /// Starts on another number of shards.
+    pub reshardings: u64,
     /// Audits of everything.
     pub audits: u64,
     /// A hash of all that happened.
@@ -85,6 +89,8 @@ pub fn run(seed: u64, options: Options) -> Result<Report, Violation> {
     };
     run.go().map_err(|what| Violation { seed, operations: run.report.operations, what })?;
     run.report.shortages = run.machine.shortages();
+    run.report.compactions = run.machine.compactions();
+    run.report.reshardings = run.machine.reshardings();
     run.report.trace = run.machine.trace();
     Ok(run.report)
 }
@@ -107,7 +113,7 @@ impl Run {
     fn go(&mut self) -> Result<(), String> {
         self.wake_clients();
         while self.report.operations < self.plan.operations {
-            self.check_silence()?;
+            self.check_health()?;
             match self.machine.advance() {
                 Happened::Client(client) => self.act(client)?,
                 Happened::Within => {}
@@ -127,8 +133,11 @@ impl Run {
         format!("no answer came to {:?}", self.under_way.values())
     }
 
-    /// Answers come, and shards open, within a time.
-    fn check_silence(&self) -> Result<(), String> {
+    /// Answers come, and shards open, within a time; nothing is found damaged.
+    fn check_health(&self) -> Result<(), String> {
+        if let Some(damage) = self.machine.damage() {
+            return Err(damage.to_owned());
+        }
         let silence_us = self.machine.time_us() - self.heard_us;
         if silence_us > SILENCE_US_MAX { Err(self.stuck()) } else { Ok(()) }
     }
@@ -164,6 +173,9 @@ impl Run {
         }
         if self.plan.images_every > 0 && self.random.below(self.plan.images_every) == 0 {
             self.machine.begin_images();
+        }
+        if self.plan.compact_every > 0 && self.random.below(self.plan.compact_every) == 0 {
+            self.machine.begin_compaction();
         }
         let home = homes[self.random.index(homes.len())];
         self.ask(client, home);
@@ -264,7 +276,7 @@ impl Run {
     fn quiesce(&mut self) -> Result<(), String> {
         self.heard_us = self.machine.time_us();
         loop {
-            self.check_silence()?;
+            self.check_health()?;
             match self.machine.advance() {
                 Happened::Client(_) | Happened::Within => {}
                 Happened::Nothing => break,
@@ -297,7 +309,7 @@ impl Run {
         self.machine.request(home, ticket, request);
         self.heard_us = self.machine.time_us();
         loop {
-            self.check_silence().expect("an audit is answered");
+            self.check_health().expect("an audit is answered");
             if let Some((of, outcome)) = self.machine.take_replies().pop() {
                 assert!(of == ticket, "nobody else asks");
                 return outcome;

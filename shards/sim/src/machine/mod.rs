@@ -5,29 +5,32 @@
 //!
 //! *Not here*: clients (`workload`), what their answers must be (`model`, `check`).
 
+mod compaction;
+mod images;
+mod start;
+
+use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
-use std::path::PathBuf;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use engram_engine::image::Header;
-use engram_engine::key::{Partitioner, ShardIx};
+use engram_engine::key::ShardIx;
 use engram_engine::mesh::{Ask, Envelope, Message};
 use engram_engine::model::Timestamp;
 use engram_engine::request::{Answer, Rejection, Request};
-use engram_engine::shard::{
-    Effect, Event, FetchId, LogRoom, Remaining, Settled, Shard, ShardConfig, ShardImage, Ticket,
-};
-use engram_shards::ShardsError;
+use engram_engine::shard::{Effect, Event, FetchId, LogRoom, Remaining, Shard, Ticket};
 use engram_shards::log::{Flushed, Log};
-use engram_shards::recover::{Recovery, Step};
-use engram_shards::segment::{SegmentHeader, segment_number};
+use engram_shards::{Manifest, ShardsError};
 
 use crate::disk::SimDisk;
 use crate::plan::{Plan, Planted};
 use crate::random::Random;
+
+use compaction::Compaction;
+use start::Rot;
+pub use start::Started;
 
 /// What a client is answered.
 pub type Outcome = Result<Answer, Rejection>;
@@ -36,15 +39,13 @@ type Flush = Pin<Box<dyn Future<Output = Result<(Option<Flushed>, LogRoom), Shar
 type Read = Pin<Box<dyn Future<Output = Result<Rc<[u8]>, ShardsError>>>>;
 
 const DIRECTORY: u64 = 77;
+/// Version of the manifest.
+const DIRECTORY_VERSION: u32 = 1;
 const SECRET: [u64; 2] = [7, 11];
 /// The simulated time at which a run begins, in microseconds since 1970.
 const BEGINNING: i64 = 1_700_000_000_000_000;
 const TICK_US: u64 = 5000;
 const BACKGROUND_US: u64 = 200;
-/// Between two looks whether all shards stand still for an image.
-const LOOK_US: u64 = 200;
-/// Looks after which a set of images is given up.
-const LOOKS_MAX: u64 = 60;
 /// Between two looks whether a full disk has room again, about.
 const ROOM_US: u64 = 500;
 
@@ -75,10 +76,15 @@ pub enum Happened {
 }
 
 struct Core {
-    shard: Shard,
+    shard: Rc<RefCell<Shard>>,
     log: Rc<Log<SimDisk>>,
     flush: Option<Flush>,
     reads: Vec<(FetchId, Read)>,
+    /// Held by whoever reads the log.
+    readers: Rc<RefCell<Rc<()>>>,
+    compaction: Option<Compaction>,
+    /// Records are being moved: no image can be taken.
+    is_moving: Rc<Cell<bool>>,
     pending: VecDeque<Event>,
     inbox: VecDeque<(u16, Envelope)>,
     is_up: bool,
@@ -91,28 +97,11 @@ struct Core {
     missable: Option<(u32, u64)>,
 }
 
-/// A bit that changed by itself.
-#[derive(Clone, Debug)]
-struct Rot {
-    path: PathBuf,
-    byte: usize,
-    bit: u8,
-}
-
-/// How a start went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Started {
-    /// From the logs alone.
-    Logs,
-    /// From images and what the logs say since.
-    Images,
-}
-
 /// The machine.
 pub struct Machine {
     plan: Plan,
     random: Random,
-    partitioner: Partitioner,
+    manifest: Manifest,
     disk: SimDisk,
     cores: Vec<Core>,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
@@ -126,12 +115,16 @@ pub struct Machine {
     replies: Vec<(u64, Outcome)>,
     trace: u64,
     starts: u64,
-    /// The newest set of images.
-    images: Option<Vec<Vec<u8>>>,
+    /// The newest set of images, and the generation that they belong to.
+    images: Option<(u32, Vec<Vec<u8>>)>,
     sets: u64,
     /// Looks until a set under way is given up.
     looks: u64,
     rot: Option<Rot>,
+    compactions: u64,
+    reshardings: u64,
+    /// A segment that was read through is not what was written to it.
+    damage: Option<String>,
     /// Times that a log had no room for what waited.
     shortages: u64,
 }
@@ -144,10 +137,17 @@ impl Machine {
     pub fn new(plan: &Plan) -> Result<Self, ShardsError> {
         let mut random = Random::new(plan.seed ^ 0x4D41_4348);
         let disk = SimDisk::new(random.bits(), plan.disk);
+        let manifest = Manifest {
+            version: DIRECTORY_VERSION,
+            directory: DIRECTORY,
+            secret: SECRET,
+            shards: plan.shards,
+            generation: 1,
+        };
         let mut machine = Self {
             plan: plan.clone(),
             random,
-            partitioner: Partitioner::new(SECRET, plan.shards),
+            manifest,
             disk,
             cores: Vec::new(),
             queue: BinaryHeap::new(),
@@ -163,8 +163,12 @@ impl Machine {
             sets: 0,
             looks: 0,
             rot: None,
+            compactions: 0,
+            reshardings: 0,
+            damage: None,
             shortages: 0,
         };
+        machine.make_directory()?;
         machine.start()?;
         Ok(machine)
     }
@@ -177,11 +181,6 @@ impl Machine {
     /// Microseconds since the beginning.
     pub fn time_us(&self) -> u64 {
         self.time_us
-    }
-
-    /// Where the files of a shard are.
-    pub fn folder(shard: u16) -> PathBuf {
-        PathBuf::from(format!("/data/shard-{shard:04}"))
     }
 
     /// The wall clock.
@@ -198,7 +197,7 @@ impl Machine {
 
     /// Shards that take requests.
     pub fn open_homes(&self) -> Vec<u16> {
-        let open = |(_, core): &(u16, &Core)| core.is_up && core.shard.is_recovered();
+        let open = |(_, core): &(u16, &Core)| core.is_up && core.shard.borrow().is_recovered();
         (0..).zip(&self.cores).filter(open).map(|(me, _)| me).collect()
     }
 
@@ -215,6 +214,21 @@ impl Machine {
     /// How often a log had no room for what waited.
     pub fn shortages(&self) -> u64 {
         self.shortages
+    }
+
+    /// How often a log was compacted.
+    pub fn compactions(&self) -> u64 {
+        self.compactions
+    }
+
+    /// How often the number of shards was changed.
+    pub fn reshardings(&self) -> u64 {
+        self.reshardings
+    }
+
+    /// What was found damaged that nobody has damaged.
+    pub fn damage(&self) -> Option<&str> {
+        self.damage.as_deref()
     }
 
     /// A client asks.
@@ -276,157 +290,13 @@ impl Machine {
         Happened::Within
     }
 
-    /// The process dies, by a power cut or alone: what is in memory and on its way is lost.
-    pub fn crash(&mut self) {
-        self.note(&[5, self.time_us]);
-        self.rot = if self.plan.bit_rot { self.draw_rot() } else { None };
-        self.cores.clear();
-        self.replies.clear();
-        self.last_arrival.clear();
-        self.looks = 0;
-        self.queue.clear();
-        self.happenings.clear();
-        if self.random.permille(300) { self.disk.kill() } else { self.disk.cut() }
-    }
-
-    /// Starts from what is on the disk; the power may go again meanwhile.
-    ///
-    /// # Errors
-    /// What recovery says.
-    pub fn start(&mut self) -> Result<Started, ShardsError> {
-        let started = loop {
-            let fuse = self.starts > 0 && self.random.permille(200);
-            self.disk.set_fuse(fuse.then(|| self.random.below(12)));
-            let from_images = self.images.is_some() && self.random.permille(800);
-            let recovered = self.recover(from_images);
-            let is_blown = self.disk.is_blown();
-            self.disk.set_fuse(None);
-            match recovered {
-                Err(_) if is_blown => self.disk.cut(),
-                Err(error) => return Err(error),
-                Ok(true) => break if from_images { Started::Images } else { Started::Logs },
-                // An image was refused: none is used.
-                Ok(false) => self.images = None,
-            }
-        };
-        self.starts += 1;
-        for me in 0..self.plan.shards {
-            let after = self.random.delay(200);
-            self.schedule(after, Happening::Rise(me));
-        }
-        Ok(started)
-    }
-
-    /// Mends the bit that changed by itself; false where none did.
-    pub fn mend_rot(&mut self) -> bool {
-        let Some(Rot { path, byte, bit }) = self.rot.take() else { return false };
-        self.disk.flip_bit(&path, byte, bit);
-        true
-    }
-
-    /// Flips a bit of what was acknowledged and can be missed: not of the last batch of a log, which
-    /// nothing tells from one that was torn.
-    fn draw_rot(&mut self) -> Option<Rot> {
-        let me = u16::try_from(self.random.index(self.cores.len())).expect("few cores");
-        let (segment, before) = self.cores[usize::from(me)].missable?;
-        let files = self.disk.files(&Self::folder(me));
-        let within = |path: &PathBuf| segment_number(path).is_some_and(|n| n <= segment);
-        let files: Vec<PathBuf> = files.into_iter().filter(within).collect();
-        let path = files.get(self.random.index(files.len().max(1)))?.clone();
-        let bytes = if segment_number(&path) == Some(segment) { before } else { before.max(8192) };
-        let byte = usize::try_from(self.random.below(bytes)).expect("segments are small here");
-        let bit = u8::try_from(self.random.below(8)).expect("below 8");
-        self.disk.flip_bit(&path, byte, bit);
-        Some(Rot { path, byte, bit })
-    }
-
-    /// Recovers every core; false where an image can't be used.
-    fn recover(&mut self, from_images: bool) -> Result<bool, ShardsError> {
-        self.cores.clear();
-        self.disk.set_at_once(true);
-        let images = if from_images { self.images.take() } else { None };
-        let recovered = (0..self.plan.shards).try_for_each(|me| {
-            let image = images.as_ref().map(|images| &images[usize::from(me)][..]);
-            self.cores.extend(at_once(self.recover_core(me, image))?);
-            Ok(())
-        });
-        self.disk.set_at_once(false);
-        if from_images {
-            self.images = images;
-        }
-        recovered.map(|()| self.cores.len() == usize::from(self.plan.shards))
-    }
-
-    async fn recover_core(
-        &self,
-        me: u16,
-        image: Option<&[u8]>,
-    ) -> Result<Option<Core>, ShardsError> {
-        let config =
-            ShardConfig { me: ShardIx(me), partitioner: self.partitioner, seed: 5, demotes: false };
-        let header = SegmentHeader {
-            directory: DIRECTORY,
-            shard: me,
-            generation: 1,
-            segment: 1,
-            first_sequence: 1,
-            first_batch: 0,
-            nonce: self.starts + 1,
-            compacted: None,
-        };
-        let (disk, folder) = (self.disk.of_core(me), Self::folder(me));
-        let mut recovery = Recovery::open(disk.clone(), &folder, header).await?;
-        let (mut shard, mut is_first, mut next) = (Shard::new(config), true, None);
-        if let Some(mut image) = image {
-            let read = ShardImage::read(&mut image);
-            let (mut header, image) = read.expect("an image that is not damaged reads back");
-            if self.plan.planted == Some(Planted::ImageTooNew) {
-                header.sequence += 1;
-            }
-            match recovery.seek(&header).await? {
-                Ok(segment) => next = segment,
-                Err(_) => return Ok(None),
-            }
-            shard = Shard::from_image(config, image);
-        }
-        if next.is_none() {
-            next = recovery.next_segment().await?;
-        }
-        while let Some(mut segment) = next {
-            if self.plan.planted == Some(Planted::RecordSkipped) && !is_first {
-                segment.step_with(|_, _| Ok(()))?;
-            }
-            while segment.step(&mut shard)? == Step::Record {}
-            is_first = false;
-            recovery.segment_done(&segment).await?;
-            next = recovery.next_segment().await?;
-        }
-        let start = recovery.finish().await?;
-        let log = Rc::new(Log::new(disk, &folder, start, self.plan.segment_bytes));
-        Ok(Some(Core {
-            shard,
-            log,
-            flush: None,
-            reads: Vec::new(),
-            pending: VecDeque::new(),
-            inbox: VecDeque::new(),
-            is_up: false,
-            is_poisoned: false,
-            room: LogRoom::Enough,
-            is_frozen: false,
-            works: false,
-            ticks: false,
-            missable: None,
-        }))
-    }
-
     /// A core is done with its log: it tells the others, and hears what they told meanwhile.
     fn rise(&mut self, me: u16) {
         self.note(&[6, self.time_us, u64::from(me)]);
         let now = self.now();
         let core = &mut self.cores[usize::from(me)];
         core.is_up = true;
-        core.shard.start_exchange(now);
+        core.shard.borrow_mut().start_exchange(now);
         let inbox = std::mem::take(&mut core.inbox);
         self.drive(me, Event::Tick);
         for (from, envelope) in inbox {
@@ -442,11 +312,13 @@ impl Machine {
             let now = self.now();
             let core = &mut self.cores[usize::from(me)];
             match core.pending.pop_front() {
-                Some(event) => core.shard.step(now, event),
-                None if core.shard.has_local() => core.shard.step(now, Event::Local),
+                Some(event) => core.shard.borrow_mut().step(now, event),
+                None if core.shard.borrow().has_local() => {
+                    core.shard.borrow_mut().step(now, Event::Local);
+                }
                 None => break,
             }
-            core.shard.effects(&mut effects);
+            core.shard.borrow_mut().effects(&mut effects);
             effects.drain(..).for_each(|effect| self.perform(me, effect));
         }
         self.work_later(me, 1);
@@ -467,7 +339,7 @@ impl Machine {
                 let is_idle = core.log.is_flushed();
                 let address = core.log.append(sequence, &draft);
                 if let Some(place) = place {
-                    core.shard.placed(place, address);
+                    core.shard.borrow_mut().placed(place, address);
                 }
                 if early {
                     core.pending.push_back(Event::Durable { sequence, log_bytes: 0 });
@@ -487,7 +359,12 @@ impl Machine {
                     }
                     None => {
                         let log = core.log.clone();
-                        let read = async move { log.read(address, bytes).await };
+                        let reading = core.readers.borrow().clone();
+                        let read = async move {
+                            let read = log.read(address, bytes).await;
+                            drop(reading);
+                            read
+                        };
                         core.reads.push((fetch, Box::pin(read)));
                         self.poll_reads(me);
                     }
@@ -563,6 +440,7 @@ impl Machine {
             }
         }
         self.poll_reads(me);
+        self.poll_compaction(me);
         self.schedule_disk();
     }
 
@@ -588,11 +466,11 @@ impl Machine {
         let mut effects = Vec::new();
         let core = &mut self.cores[usize::from(me)];
         core.works = false;
-        let remaining = core.shard.work(now);
-        core.shard.effects(&mut effects);
+        let remaining = core.shard.borrow_mut().work(now);
+        core.shard.borrow_mut().effects(&mut effects);
         effects.drain(..).for_each(|effect| self.perform(me, effect));
         let core = &mut self.cores[usize::from(me)];
-        if core.shard.has_local() || !core.pending.is_empty() {
+        if core.shard.borrow().has_local() || !core.pending.is_empty() {
             let event = core.pending.pop_front().unwrap_or(Event::Local);
             self.drive(me, event);
         }
@@ -610,7 +488,7 @@ impl Machine {
     fn work_later(&mut self, me: u16, after_us: u64) {
         let core = &mut self.cores[usize::from(me)];
         // Before it has heard of the others a shard makes no indexes.
-        if core.works || !core.shard.is_recovered() {
+        if core.works || !core.shard.borrow().is_recovered() {
             return;
         }
         core.works = true;
@@ -619,7 +497,7 @@ impl Machine {
 
     fn tick_later(&mut self, me: u16) {
         let core = &mut self.cores[usize::from(me)];
-        if !core.ticks && core.shard.in_flight() > 0 {
+        if !core.ticks && core.shard.borrow().in_flight() > 0 {
             core.ticks = true;
             self.schedule(TICK_US, Happening::Tick(me));
         }
@@ -637,80 +515,6 @@ impl Machine {
         self.next_happening += 1;
         self.happenings.insert(number, happening);
         self.queue.push(Reverse((self.time_us + after_us, number)));
-    }
-
-    /// Begins a set of images, unless one is under way.
-    pub fn begin_images(&mut self) {
-        let is_frozen = self.cores.iter().any(|core| core.is_frozen);
-        if self.looks > 0 || is_frozen || !self.is_open() {
-            return;
-        }
-        self.looks = LOOKS_MAX;
-        for me in 0..self.plan.shards {
-            let after = self.random.delay(100);
-            self.schedule(after, Happening::Freeze(me));
-        }
-        self.schedule(LOOK_US, Happening::Look);
-    }
-
-    fn freeze(&mut self, me: u16) {
-        let core = &mut self.cores[usize::from(me)];
-        if self.looks > 0 {
-            core.shard.freeze();
-            core.is_frozen = true;
-        }
-    }
-
-    /// Takes the set once nothing is under way between shards, or gives it up.
-    fn look(&mut self) {
-        self.looks -= 1;
-        let settled: Vec<Settled> = self.cores.iter().map(|core| core.shard.settled()).collect();
-        let told: u64 = settled.iter().map(|s| s.told).sum();
-        let heard: u64 = settled.iter().map(|s| s.heard).sum();
-        if told == heard && settled.iter().all(|s| s.quiet) {
-            self.take_images();
-            self.looks = 0;
-        }
-        if self.looks > 0 {
-            return self.schedule(LOOK_US, Happening::Look);
-        }
-        for me in 0..self.plan.shards {
-            let after = self.random.delay(100);
-            self.schedule(after, Happening::Thaw(me));
-        }
-    }
-
-    fn take_images(&mut self) {
-        self.sets += 1;
-        let mut images = Vec::new();
-        for (me, core) in (0..).zip(&mut self.cores) {
-            // A shard whose log can't be written has none.
-            let Ok(image) = core.shard.hold() else { return };
-            let place = core.log.place();
-            let header = Header {
-                directory: DIRECTORY,
-                generation: 1,
-                shards: self.plan.shards,
-                shard: me,
-                set: self.sets,
-                sequence: image.sequence(),
-                segment: place.segment,
-                nonce: place.nonce,
-                layout: place.layout,
-            };
-            let mut bytes = Vec::new();
-            image.write(&header, &mut bytes).expect("memory takes it");
-            images.push(bytes);
-        }
-        self.images = Some(images);
-    }
-
-    fn thaw(&mut self, me: u16) {
-        let core = &mut self.cores[usize::from(me)];
-        if std::mem::take(&mut core.is_frozen) {
-            core.shard.thaw();
-            self.drive(me, Event::Tick);
-        }
     }
 
     /// Adds what happened to the trace.
@@ -741,12 +545,4 @@ async fn flush(log: Rc<Log<SimDisk>>) -> Result<(Option<Flushed>, LogRoom), Shar
 
 fn poll_once<T>(future: &mut Pin<Box<dyn Future<Output = T>>>) -> Poll<T> {
     future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
-}
-
-/// Runs what ends without waiting.
-fn at_once<T>(future: impl Future<Output = T>) -> T {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(value) => value,
-        Poll::Pending => unreachable!("the disk answers at once"),
-    }
 }

@@ -3,7 +3,7 @@
 use engram_sim::{Options, Planted, run_caught};
 
 /// Each fault with the number of seeds within which it has to be found.
-const CONTROLS: [(Planted, u64); 9] = [
+const CONTROLS: [(Planted, u64); 12] = [
     (Planted::LyingSync, 10),
     (Planted::LyingFolderSync, 10),
     (Planted::EarlyAcknowledgement, 10),
@@ -14,6 +14,9 @@ const CONTROLS: [(Planted, u64); 9] = [
     // It takes a power cut behind a start, with nothing written between them that is synced.
     (Planted::RecoveryUnsynced, 20),
     (Planted::ImageTooNew, 10),
+    (Planted::LiveTakenForDead, 10),
+    (Planted::MovedTooEarly, 20),
+    (Planted::ManifestTooEarly, 20),
 ];
 
 #[test]
