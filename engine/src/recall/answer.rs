@@ -5,6 +5,7 @@
 //!
 //! *Not here*: how activation ran (`spread`), the arithmetic of scores (`crate::fuse`).
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use crate::fuse;
@@ -63,12 +64,7 @@ impl RecallRun {
         // A filter removes some of what is fetched: ask for more, so that one round is enough.
         let spare = if self.recall.filter.is_empty() { 0 } else { wanted };
         let count = (wanted + spare).min(rest.len());
-        let order =
-            |a: &(f64, MemoryKey), b: &(f64, MemoryKey)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
-        if count < rest.len() {
-            rest.select_nth_unstable_by(count, order);
-        }
-        rest[..count].sort_unstable_by(order);
+        bring_best_first(rest, count);
         self.fetching = rest[..count].to_vec();
         self.ranked_next += count;
         let keys = self.by_owner(self.fetching.iter().map(|(_, key)| (*key, *key)));
@@ -195,7 +191,67 @@ impl RecallRun {
     }
 }
 
+/// Up to so many are kept in order while the others pass by: cheaper than to divide all of them.
+const KEPT_IN_ORDER_MAX: usize = 32;
+
+/// Brings the best `count` to the front, best first.
+fn bring_best_first(ranked: &mut [(f64, MemoryKey)], count: usize) {
+    let order = |a: &(f64, MemoryKey), b: &(f64, MemoryKey)| by_rank(*a, *b);
+    if count > KEPT_IN_ORDER_MAX && count < ranked.len() {
+        ranked.select_nth_unstable_by(count, order);
+    }
+    ranked[..count].sort_unstable_by(order);
+    if count == 0 || count > KEPT_IN_ORDER_MAX {
+        return;
+    }
+    for next in count..ranked.len() {
+        let last = count - 1;
+        if ranked[next].0 < ranked[last].0 || by_rank(ranked[next], ranked[last]).is_ge() {
+            continue;
+        }
+        ranked.swap(next, last);
+        let mut place = last;
+        while place > 0 && by_rank(ranked[place], ranked[place - 1]).is_lt() {
+            ranked.swap(place, place - 1);
+            place -= 1;
+        }
+    }
+}
+
+/// Score descending, then key ascending.
+fn by_rank(a: (f64, MemoryKey), b: (f64, MemoryKey)) -> Ordering {
+    b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
+}
+
 fn reach_of(tiers: &[Tier]) -> Reach {
     let log = tiers.iter().any(|tier| matches!(tier, Tier::Fast | Tier::Warm));
     Reach { log, cold: tiers.contains(&Tier::Cold) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_come_first_in_order_and_nothing_is_lost() {
+        let mut random = 1_u64;
+        let mut draw = |count: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) % count
+        };
+        for length in [1, 2, 9, 40, 300] {
+            for count in [1, 2, 10, KEPT_IN_ORDER_MAX, KEPT_IN_ORDER_MAX + 1, 200] {
+                // Many are of equal score: then the key decides.
+                let one = |key: u64| (draw(20) as f64 / 20.0, MemoryKey(key * 7919 % 1009));
+                let mut ranked: Vec<(f64, MemoryKey)> = (0..length).map(one).collect();
+                let mut sorted = ranked.clone();
+                sorted.sort_by(|a, b| by_rank(*a, *b));
+                let count = count.min(ranked.len());
+                bring_best_first(&mut ranked, count);
+                assert_eq!(ranked[..count], sorted[..count], "{count} of {length}");
+                ranked.sort_by(|a, b| by_rank(*a, *b));
+                assert_eq!(ranked, sorted, "{count} of {length}");
+            }
+        }
+    }
 }

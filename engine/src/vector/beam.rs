@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::codec::{BATCH, Codec, Pivot, Vectors};
-use super::kernel::prefetch;
+use super::kernel::Batch;
 use super::layer::{BASE_LINKS, Layer};
 use super::slots::NONE;
 
@@ -113,17 +113,51 @@ impl Met {
     }
 }
 
+/// At most as many links as a point has.
+#[derive(Clone, Debug, Default)]
+struct Links {
+    links: [u32; BASE_LINKS],
+    count: usize,
+}
+
+impl Links {
+    fn clear(&mut self) {
+        self.count = 0;
+    }
+
+    /// Adds a link where `is_wanted`: that is a toss-up, and adding it up is faster than asking.
+    #[inline]
+    fn push_if(&mut self, link: u32, is_wanted: bool) {
+        self.links[self.count % BASE_LINKS] = link;
+        self.count += usize::from(is_wanted);
+    }
+
+    #[inline]
+    fn all(&self) -> &[u32] {
+        &self.links[..self.count]
+    }
+}
+
+/// The point that the walk most likely goes on from, [`NONE`] where there is none, and where it
+/// leads: to points whose vectors were asked for, and that were not met then.
+#[derive(Clone, Debug, Default)]
+struct Ahead {
+    point: u32,
+    links: Links,
+}
+
 /// A walk and what it found.
 #[derive(Clone, Debug, Default)]
 pub struct Beam {
     met: Met,
     /// The nearest points, nearest first: all of them, or those accepted.
     pub found: Vec<Near>,
-    /// Every point that was compared, where that is wanted.
-    met_all: Vec<Near>,
-    keeps_all: bool,
+    /// How many of these are kept.
+    kept: usize,
+    /// How many of these are walked on from.
     width: usize,
     cursor: usize,
+    ahead: Ahead,
     /// Points to go on from, where only some are accepted.
     frontier: BinaryHeap<Reverse<Near>>,
     /// Comparisons made by this walk.
@@ -131,40 +165,23 @@ pub struct Beam {
 }
 
 impl Beam {
-    /// Starts a walk that keeps `width` points.
-    pub fn start(&mut self, points: u32, width: usize) {
+    /// Starts a walk that goes on from the nearest `width` points, and keeps `kept`, which are not
+    /// fewer.
+    pub fn start(&mut self, points: u32, width: usize, kept: usize) {
+        assert!(width <= kept, "what is walked on from is kept");
         self.met.reset(points);
         self.found.clear();
         self.frontier.clear();
-        self.met_all.clear();
-        self.keeps_all = false;
+        self.ahead.point = NONE;
         self.width = width;
+        self.kept = kept;
         self.cursor = 0;
         self.compared = 0;
-    }
-
-    /// Whether the points that are compared and not among the nearest `width` are kept as well.
-    pub fn keep_all(&mut self, keeps_all: bool) {
-        self.keeps_all = keeps_all;
-    }
-
-    /// What was found: the nearest `count` of all that was compared, where that was kept, in any
-    /// order; else the nearest, nearest first.
-    pub fn best(&mut self, count: usize) -> &[Near] {
-        if !self.keeps_all {
-            return &self.found;
-        }
-        if count < self.met_all.len() {
-            self.met_all.select_nth_unstable(count);
-            self.met_all.truncate(count);
-        }
-        &self.met_all
     }
 
     /// A point to start from.
     pub fn enter(&mut self, near: Near) {
         if self.met.is_new(near.point()) {
-            self.met_all.push(near);
             self.keep(near);
         }
     }
@@ -178,18 +195,20 @@ impl Beam {
     /// the walk is over.
     pub fn walk(&mut self, ground: &Ground<'_>, pivot: &Pivot, work: usize) -> bool {
         let stop = self.compared + work;
+        // The links may have changed since.
+        self.ahead.point = NONE;
         while self.compared < stop {
-            while self.found.get(self.cursor).is_some_and(|near| near.is_walked()) {
-                self.cursor += 1;
-            }
-            let Some(near) = self.found.get_mut(self.cursor) else { return true };
-            let point = near.point();
-            *near = near.walked();
+            let unwalked = |near: &Near| !near.is_walked();
+            let nearest = &self.found[..self.found.len().min(self.width)];
+            let Some(further) = nearest[self.cursor.min(nearest.len())..].iter().position(unwalked)
+            else {
+                return true;
+            };
+            self.cursor += further;
+            let point = self.found[self.cursor].point();
+            self.found[self.cursor] = self.found[self.cursor].walked();
             self.look_ahead(ground);
             self.visit(ground, pivot, point, |beam, near| {
-                if beam.keeps_all {
-                    beam.met_all.push(near);
-                }
                 if beam.admits(near) {
                     beam.keep(near);
                 }
@@ -231,16 +250,20 @@ impl Beam {
     /// but one, and the vectors that the next point leads to. Should a nearer point come between,
     /// they are still there when it is their turn.
     #[inline]
-    fn look_ahead(&self, ground: &Ground<'_>) {
+    fn look_ahead(&mut self, ground: &Ground<'_>) {
         if let Some(later) = self.found.get(self.cursor + 2) {
-            prefetch(ground.layer.row(later.point()));
+            ground.layer.prefetch(later.point());
         }
-        let Some(next) = self.found.get(self.cursor + 1) else { return };
-        if next.is_walked() {
+        let Some(&next) = self.found.get(self.cursor + 1) else { return };
+        if next.is_walked() || next.point() == self.ahead.point {
             return;
         }
-        let links = ground.layer.row(next.point()).iter().take_while(|&&link| link != NONE);
-        for &link in links.filter(|&&link| !self.met.is_met(link)) {
+        self.ahead.point = next.point();
+        self.ahead.links.clear();
+        for &link in ground.layer.links(next.point()) {
+            self.ahead.links.push_if(link, !self.met.is_met(link));
+        }
+        for &link in self.ahead.links.all() {
             ground.vectors.prefetch(ground.layer.slot(link));
         }
     }
@@ -254,34 +277,33 @@ impl Beam {
         point: u32,
         mut take: impl FnMut(&mut Self, Near),
     ) {
-        let (mut fresh, mut slots) = ([0u32; BASE_LINKS], [0u32; BASE_LINKS]);
-        let mut count = 0;
-        for &link in ground.layer.row(point) {
-            if link == NONE {
-                break;
-            }
-            // Whether a point is new is a toss-up: adding it up is faster than asking.
-            fresh[count] = link;
-            slots[count] = ground.layer.slot(link);
-            count += usize::from(self.met.is_new(link));
+        let is_asked = self.ahead.point == point;
+        let links = if is_asked { self.ahead.links.all() } else { ground.layer.links(point) };
+        let mut fresh = Links::default();
+        for &link in links {
+            fresh.push_if(link, self.met.is_new(link));
         }
+        let fresh = fresh.all();
+        let mut slots = [0u32; BASE_LINKS];
+        let slots = ground.layer.slots(fresh, &mut slots);
+        let batch = if is_asked { Batch::asked(slots) } else { Batch::unasked(slots) };
         let mut near = [0f32; BATCH];
-        ground.vectors.compare(ground.codec, pivot, &slots[..count], &mut near);
-        for (&closeness, &link) in near.iter().zip(&fresh[..count]) {
+        ground.vectors.compare(ground.codec, pivot, &batch, &mut near);
+        for (&closeness, &link) in near.iter().zip(fresh) {
             take(self, Near::new(closeness, link));
         }
-        self.compared += count.max(1);
+        self.compared += fresh.len().max(1);
     }
 
     /// Whether a point is near enough to be kept.
     #[inline]
     fn admits(&self, near: Near) -> bool {
-        self.found.len() < self.width || self.found.last().is_some_and(|&last| near < last)
+        self.found.len() < self.kept || self.found.last().is_some_and(|&last| near < last)
     }
 
     fn keep(&mut self, near: Near) {
         let place = self.found.partition_point(|&other| other < near);
-        if self.found.len() >= self.width {
+        if self.found.len() >= self.kept {
             self.found.pop();
         }
         self.found.insert(place, near);
@@ -290,8 +312,7 @@ impl Beam {
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        let found = self.found.capacity() + self.frontier.capacity() + self.met_all.capacity();
-        let found = found * size_of::<Near>();
+        let found = (self.found.capacity() + self.frontier.capacity()) * size_of::<Near>();
         self.met.bytes() + found
     }
 }

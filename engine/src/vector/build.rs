@@ -161,7 +161,7 @@ impl Builder {
         insertion.layer = level.min(image.graph.entry_layer as usize);
         let (near, compared) =
             image.graph.descend(codec, &image.vectors, &self.pivot, insertion.layer);
-        self.beam.start(image.graph.layers[insertion.layer].len(), BUILD_WIDTH);
+        self.beam.start(image.graph.layers[insertion.layer].len(), BUILD_WIDTH, BUILD_WIDTH);
         self.beam.enter(near);
         self.insertion = Some(insertion);
         compared
@@ -298,7 +298,7 @@ impl Builder {
         self.candidates.extend(self.beam.found.iter().filter(used).map(below));
         insertion.layer -= 1;
         insertion.phase = Phase::Walk;
-        self.beam.start(image.graph.layers[insertion.layer].len(), BUILD_WIDTH);
+        self.beam.start(image.graph.layers[insertion.layer].len(), BUILD_WIDTH, BUILD_WIDTH);
         self.candidates.iter().for_each(|&near| self.beam.enter(near));
     }
 

@@ -6,7 +6,7 @@
 //!
 //! *Not here*: which row belongs to which memory (`slots`), the arithmetic (`kernel`).
 
-use super::kernel::{Kernel, Planes, Table, f16_to_f32, f32_to_f16, prefetch};
+use super::kernel::{Batch, Kernel, Planes, Table, f16_to_f32, f32_to_f16, prefetch_lines};
 use super::rows::{Line, Rows};
 use crate::image::{Part, Reader, Unsound, Writer};
 use crate::limits;
@@ -262,43 +262,44 @@ impl Vectors {
     }
 
     /// How near several stored vectors are, at most [`BATCH`] of them.
-    pub fn compare(&self, codec: &Codec, pivot: &Pivot, slots: &[u32], out: &mut [f32; BATCH]) {
-        let table = Table { rows: &self.lines, which: slots };
+    pub fn compare(&self, codec: &Codec, pivot: &Pivot, batch: &Batch<'_>, out: &mut [f32; BATCH]) {
+        let table = Table { rows: &self.lines, batch };
         let mut products = [0i64; BATCH];
         let (scale, squares) = match pivot {
             Pivot::Wide { planes, scale, squares } => {
-                self.prefetch_scales(slots);
+                self.prefetch_scales(batch);
                 codec.kernel.dots_i16(planes, &table, &mut products);
                 (*scale, *squares)
             }
             Pivot::Code { lines, sum, scale, squares } => {
-                self.prefetch_scales(slots);
+                self.prefetch_scales(batch);
                 codec.kernel.dots_i8(lines, *sum, &table, &mut products);
                 (*scale, *squares)
             }
             Pivot::Float(floats) => {
-                slots.iter().for_each(|&slot| self.prefetch(slot));
-                for (out, &slot) in out.iter_mut().zip(slots) {
+                batch.unasked.iter().for_each(|&slot| self.prefetch(slot));
+                for (out, &slot) in out.iter_mut().zip(batch.rows) {
                     *out = float_closeness(codec, floats, self.lines.row(slot));
                 }
                 return;
             }
         };
-        for ((out, &slot), &product) in out.iter_mut().zip(slots).zip(&products) {
+        for ((out, &slot), &product) in out.iter_mut().zip(batch.rows).zip(&products) {
             *out = self.integer_closeness(codec, slot, product as f64, scale, squares);
         }
     }
 
-    fn prefetch_scales(&self, slots: &[u32]) {
-        slots.iter().for_each(|&slot| prefetch(self.scales.row(slot)));
+    #[inline]
+    fn prefetch_scales(&self, batch: &Batch<'_>) {
+        batch.unasked.iter().for_each(|&slot| prefetch_lines(self.scales.start(slot), 1));
     }
 
     /// Asks for a row before it is compared.
     #[inline(always)]
     pub fn prefetch(&self, slot: u32) {
-        prefetch(self.lines.row(slot));
+        prefetch_lines(self.lines.start(slot), self.lines.width());
         if (slot as usize) < self.scales.len() {
-            prefetch(self.scales.row(slot));
+            prefetch_lines(self.scales.start(slot), 1);
         }
     }
 
@@ -363,7 +364,7 @@ impl Vectors {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn integer_closeness(
         &self,
         codec: &Codec,
@@ -425,7 +426,7 @@ fn encode_bytes(values: &[f64], codes: &mut [i8]) -> (f32, u32) {
     }
     let (mut product, mut squares) = (0f64, 0u32);
     for (code, &value) in codes.iter_mut().zip(values) {
-        let rounded = (value / largest * CODE_MAX).round_ties_even();
+        let rounded = round_even(value / largest * CODE_MAX);
         *code = rounded as i8;
         product += value * rounded;
         squares += (rounded * rounded) as u32;
@@ -439,10 +440,17 @@ fn wide(values: &[f64], lines: usize) -> Pivot {
     // A query of zeros stays zero, whatever it is multiplied by.
     let (unit, scale) =
         if largest == 0.0 { (0.0, 0.0) } else { (WIDE_MAX / largest, largest / WIDE_MAX) };
-    let integers: Vec<i16> =
-        values.iter().map(|value| (value * unit).round_ties_even() as i16).collect();
+    let integers: Vec<i16> = values.iter().map(|value| round_even(value * unit) as i16).collect();
     let squares = integers.iter().map(|&x| f64::from(x).powi(2)).sum();
     Pivot::Wide { planes: Planes::of(&integers, lines), scale, squares }
+}
+
+/// The nearest integer, ties to even, of a number below 2^51: that far up a float has no places
+/// behind the point. The function of that name is a call for each number on processors of old.
+#[inline]
+fn round_even(number: f64) -> f64 {
+    const NO_PLACES: f64 = (3_u64 << 51) as f64;
+    (number + NO_PLACES) - NO_PLACES
 }
 
 // The sums of 32 bits in the kernels can't overflow: 255 * 127 a dimension is the largest term of

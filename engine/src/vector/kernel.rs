@@ -69,31 +69,49 @@ impl Planes {
     }
 }
 
+/// Several rows that are compared in one go.
+#[derive(Clone, Copy)]
+pub struct Batch<'a> {
+    /// Which rows.
+    pub rows: &'a [u32],
+    /// Those of them that the processor was not asked for before.
+    pub unasked: &'a [u32],
+}
+
+impl<'a> Batch<'a> {
+    /// Rows that the processor was asked for.
+    pub fn asked(rows: &'a [u32]) -> Self {
+        Self { rows, unasked: &[] }
+    }
+
+    /// Rows that are to be asked for ahead of their turn.
+    pub fn unasked(rows: &'a [u32]) -> Self {
+        Self { rows, unasked: rows }
+    }
+}
+
 /// Several rows of a table.
 #[derive(Clone, Copy)]
 pub struct Table<'a> {
     /// The table.
     pub rows: &'a Rows<Line>,
     /// Which rows.
-    pub which: &'a [u32],
+    pub batch: &'a Batch<'a>,
 }
 
-impl Table<'_> {
-    /// The places in `which`, in order; rows are asked for ahead of their turn.
+impl<'a> Table<'a> {
+    /// The rows, in order; they are asked for ahead of their turn.
     #[inline]
-    fn ahead(&self) -> impl Iterator<Item = usize> {
-        self.which.iter().take(ROWS_AHEAD).for_each(|&row| prefetch(self.rows.row(row)));
-        (0..self.which.len()).inspect(|place| {
-            if let Some(&row) = self.which.get(place + ROWS_AHEAD) {
-                prefetch(self.rows.row(row));
-            }
+    fn ahead(&self) -> impl Iterator<Item = &'a [Line]> {
+        let Self { rows, batch } = *self;
+        let ask = move |&row: &u32| prefetch_lines(rows.start(row), rows.width());
+        let (first, later) = batch.unasked.split_at(batch.unasked.len().min(ROWS_AHEAD));
+        first.iter().for_each(ask);
+        let mut later = later.iter();
+        batch.rows.iter().map(move |&row| {
+            later.next().into_iter().for_each(ask);
+            rows.row(row)
         })
-    }
-
-    /// The row at a place in `which`.
-    #[inline]
-    fn row(&self, place: usize) -> &[Line] {
-        self.rows.row(self.which[place])
     }
 }
 
@@ -174,7 +192,7 @@ impl Kernel {
 
     /// Inner products of a row of signed bytes with several rows of a table.
     pub fn dots_i8(self, a: &[Line], a_sum: i32, table: &Table<'_>, out: &mut [i64]) {
-        assert!(a.len() == table.rows.width() && table.which.len() <= out.len());
+        assert!(a.len() == table.rows.width() && table.batch.rows.len() <= out.len());
         dispatch!(
             self,
             dots_i8_avx512,
@@ -187,7 +205,7 @@ impl Kernel {
 
     /// Inner products of 16-bit integers in planes with several rows of a table.
     pub fn dots_i16(self, a: &Planes, table: &Table<'_>, out: &mut [i64]) {
-        assert!(a.lines() == table.rows.width() && table.which.len() <= out.len());
+        assert!(a.lines() == table.rows.width() && table.batch.rows.len() <= out.len());
         dispatch!(self, dots_i16_avx512, dots_i16_vnni, dots_i16_avx2, dots_i16, (a, table, out));
     }
 
@@ -302,13 +320,15 @@ mod portable {
     }
 
     pub(super) fn dots_i8(a: &[Line], a_sum: i32, table: &Table<'_>, out: &mut [i64]) {
-        table.ahead().for_each(|place| {
-            out[place] = i64::from(dot_i8(a, a_sum, table.row(place)));
-        });
+        for (out, row) in out.iter_mut().zip(table.ahead()) {
+            *out = i64::from(dot_i8(a, a_sum, row));
+        }
     }
 
     pub(super) fn dots_i16(a: &Planes, table: &Table<'_>, out: &mut [i64]) {
-        table.ahead().for_each(|place| out[place] = dot_i16(a, table.row(place)));
+        for (out, row) in out.iter_mut().zip(table.ahead()) {
+            *out = dot_i16(a, row);
+        }
     }
 
     pub(super) fn dot_f32(a: &[f32], b: &[f32]) -> f32 {

@@ -6,6 +6,7 @@
 //!
 //! *Not here*: which links are made (`select`, `build`), the walk along them (`beam`).
 
+use super::kernel::prefetch_lines;
 use super::rows::{Line, Rows};
 use super::slots::NONE;
 use crate::image::{Part, Reader, Unsound, Writer};
@@ -145,9 +146,24 @@ impl Layer {
     }
 
     /// The whole row of links of a point, absent ones included.
-    #[inline]
-    pub fn row(&self, point: u32) -> &[u32] {
+    fn row(&self, point: u32) -> &[u32] {
         bytemuck::cast_slice(self.links.row(point))
+    }
+
+    /// Asks for the links of a point before they are read.
+    #[inline]
+    pub fn prefetch(&self, point: u32) {
+        prefetch_lines(self.links.start(point), self.links.width());
+    }
+
+    /// The slots of some points, in `room` where they are not the points themselves.
+    #[inline]
+    pub fn slots<'a>(&self, points: &'a [u32], room: &'a mut [u32; BASE_LINKS]) -> &'a [u32] {
+        if self.is_base {
+            return points;
+        }
+        room.iter_mut().zip(points).for_each(|(slot, &point)| *slot = self.slots.get(point));
+        &room[..points.len()]
     }
 
     /// Adds a link where there is room, and says whether there was.

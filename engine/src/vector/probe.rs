@@ -9,6 +9,7 @@
 
 use super::beam::{Beam, Ground};
 use super::codec::Pivot;
+use super::image::VectorImage;
 use super::kernel::prefetch;
 use super::slots::State;
 use super::top::{Hit, Top};
@@ -126,7 +127,7 @@ impl Probe {
         let wide = EF_MIN + EF_STEP * doublings;
         let ef = ef.unwrap_or(wide).max(narrowest(k)).min(limits::VECTOR_EF_MAX.max(k));
         let mut beam = scratch.beams.pop().unwrap_or_default();
-        beam.start(0, 0);
+        beam.start(0, 0, 0);
         Self::new(query, k, ef, Some(beam), Phase::Start, index.changes)
     }
 
@@ -304,14 +305,16 @@ impl Probe {
             return;
         }
         let (near, _) = image.graph.descend(&index.codec, &image.vectors, &self.query, 0);
-        let dead = image.graves.len();
-        let spare = (2 * self.ef * dead).div_ceil(image.linked() + dead);
-        let width = if only_some { self.ef_where(scope) } else { self.ef + spare };
+        let with_spare = |count: usize| count + spare(count, image);
+        let (width, kept) = if only_some {
+            (self.ef_where(scope), self.ef_where(scope))
+        } else {
+            (with_spare(self.ef), with_spare(self.ef.max(self.k)))
+        };
         let beam = self.beam.get_or_insert_default();
         self.compared += beam.compared;
         let points = image.graph.layers[0].len();
-        beam.start(points, width);
-        beam.keep_all(!only_some && width < self.k);
+        beam.start(points, width, kept);
         if only_some {
             beam.enter_where(near);
             self.phase = Phase::WalkWhere;
@@ -372,10 +375,7 @@ impl Probe {
     fn collect(&mut self, index: &VectorIndex, scope: &Scope<'_>) {
         let slots = &index.image.slots;
         self.found.reset(self.k);
-        let dead = index.image.graves.len();
-        let spare = (2 * self.k * dead).div_ceil(index.image.linked() + dead);
-        let beam = self.beam.get_or_insert_default();
-        let best = beam.best(self.k + spare);
+        let best = &self.beam.get_or_insert_default().found;
         // Each is a step from slot to node to key, and none of them is near another.
         best.iter().for_each(|near| slots.prefetch(near.point()));
         for near in best {
@@ -399,6 +399,13 @@ impl Probe {
         self.compare_queue(index, scope, &mut all);
         self.phase = Phase::Done;
     }
+}
+
+/// How many more points a walk needs for `count` that are alive: twice as many as are dead among as
+/// many.
+fn spare(count: usize, image: &VectorImage) -> usize {
+    let dead = image.graves.len();
+    (2 * count * dead).div_ceil(image.linked() + dead)
 }
 
 /// How narrow a walk for `k` may be: what it only met on its way makes up for the rest.

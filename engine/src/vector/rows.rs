@@ -80,6 +80,13 @@ impl<T: Copy> Rows<T> {
         &self.chunks[chunk][start..start + self.width as usize]
     }
 
+    /// Where row `row` begins, for the processor to fetch.
+    #[inline]
+    pub fn start(&self, row: u32) -> *const T {
+        let (chunk, start) = self.place(row);
+        self.chunks[chunk].as_ptr().wrapping_add(start)
+    }
+
     /// Row `row`, to be changed.
     #[inline]
     pub fn row_mut(&mut self, row: u32) -> &mut [T] {

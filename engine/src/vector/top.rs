@@ -99,6 +99,9 @@ impl Top {
 
     /// Takes over what another kept.
     pub fn absorb(&mut self, other: &mut Self) {
+        if self.kept.is_empty() && self.k == other.k {
+            return std::mem::swap(self, other);
+        }
         for Ranked { score, key, node } in other.kept.drain(..) {
             self.push(score, key, node);
         }

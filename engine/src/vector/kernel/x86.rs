@@ -12,11 +12,7 @@ use super::{LANES, Line, Planes, Table, fold};
 /// Fetches every cache line of a row.
 #[inline]
 pub(super) fn prefetch<T>(row: &[T]) {
-    let start = row.as_ptr().cast::<i8>();
-    for offset in (0..size_of_val(row)).step_by(64) {
-        // SAFETY: the address lies within the row; a prefetch reads nothing into the program.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.add(offset)) };
-    }
+    prefetch_lines(row.as_ptr(), size_of_val(row).div_ceil(64));
 }
 
 /// Fetches so many cache lines from an address on.
@@ -60,15 +56,18 @@ fn multiply_signed(sums: __m256i, a: __m256i, b: __m256i) -> __m256i {
     _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
 }
 
-/// Adds 16 products of a 16-bit integer and a signed byte to eight sums.
+/// Adds 64 products of a 16-bit integer, in two lines, and a signed byte to four times eight sums.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn multiply_wide(sums: __m256i, a: &[u8; 32], b: &[u8; 16]) -> __m256i {
-    // SAFETY: 32 bytes are read from an array of 32.
-    let a = unsafe { _mm256_loadu_si256(a.as_ptr().cast()) };
-    // SAFETY: 16 bytes are read from an array of 16.
-    let b = unsafe { _mm_loadu_si128(b.as_ptr().cast()) };
-    _mm256_add_epi32(sums, _mm256_madd_epi16(a, _mm256_cvtepi8_epi16(b)))
+fn multiply_wide(sums: &mut [__m256i; 4], a: &[Line; 2], b: &Line) {
+    let (a, b) = (a.as_ptr().cast::<__m256i>(), b.0.as_ptr().cast::<__m128i>());
+    for (part, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: two lines are four times 32 bytes, and lie on a multiple of 64.
+        let a = unsafe { _mm256_load_si256(a.add(part)) };
+        // SAFETY: a line is four times 16 bytes, and lies on a multiple of 64.
+        let b = unsafe { _mm_load_si128(b.add(part)) };
+        *sums = _mm256_add_epi32(*sums, _mm256_madd_epi16(a, _mm256_cvtepi8_epi16(b)));
+    }
 }
 
 /// Adds eight sums up in 64 bits.
@@ -99,16 +98,9 @@ pub(super) fn dot_i8_avx2(a: &[Line], _a_sum: i32, b: &[Line]) -> i32 {
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn dot_i16_avx2(a: &Planes, b: &[Line]) -> i64 {
-    let words = &a.words[..2 * b.len()];
     let mut sums = [_mm256_setzero_si256(); 4];
-    for line in 0..b.len() {
-        let first = words[2 * line].0.as_chunks::<32>().0;
-        let second = words[2 * line + 1].0.as_chunks::<32>().0;
-        let b = b[line].0.as_chunks::<16>().0;
-        sums[0] = multiply_wide(sums[0], &first[0], &b[0]);
-        sums[1] = multiply_wide(sums[1], &first[1], &b[1]);
-        sums[2] = multiply_wide(sums[2], &second[0], &b[2]);
-        sums[3] = multiply_wide(sums[3], &second[1], &b[3]);
+    for (a, b) in a.words.as_chunks::<2>().0.iter().zip(b) {
+        multiply_wide(&mut sums, a, b);
     }
     let (even, odd) = (_mm256_add_epi32(sums[0], sums[2]), _mm256_add_epi32(sums[1], sums[3]));
     add_i64(_mm256_add_epi32(even, odd))
@@ -187,15 +179,15 @@ macro_rules! table_kernels {
     ($features:literal, $dots_i8:ident, $dot_i8:ident, $dots_i16:ident, $dot_i16:ident) => {
         #[target_feature(enable = $features)]
         pub(super) fn $dots_i8(a: &[Line], a_sum: i32, table: &Table<'_>, out: &mut [i64]) {
-            for place in table.ahead() {
-                out[place] = i64::from($dot_i8(a, a_sum, table.row(place)));
+            for (out, row) in out.iter_mut().zip(table.ahead()) {
+                *out = i64::from($dot_i8(a, a_sum, row));
             }
         }
 
         #[target_feature(enable = $features)]
         pub(super) fn $dots_i16(a: &Planes, table: &Table<'_>, out: &mut [i64]) {
-            for place in table.ahead() {
-                out[place] = $dot_i16(a, table.row(place));
+            for (out, row) in out.iter_mut().zip(table.ahead()) {
+                *out = $dot_i16(a, row);
             }
         }
     };
