@@ -8,6 +8,7 @@ use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::http::Connection;
@@ -27,8 +28,10 @@ impl Folder {
     /// # Errors
     /// Those of the system.
     pub fn new() -> io::Result<Self> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
         let parent = std::env::var_os("TMPDIR").map_or("/var/tmp".into(), PathBuf::from);
-        let folder = parent.join(format!("engram-bench-{}", std::process::id()));
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let folder = parent.join(format!("engram-bench-{}-{number}", std::process::id()));
         std::fs::create_dir(&folder)?;
         Ok(Self(folder))
     }

@@ -21,7 +21,7 @@ use engram_bench::result::{SessionResult, StepResult};
 use engram_bench::session::{Recorded, Session, recall_at_10};
 use engram_bench::workload::Workload;
 use engram_bench::{hdr, pages, report};
-use engram_bench::{loader, micro, truth};
+use engram_bench::{loader, mailbox, micro, scale, truth};
 
 /// Longest wait for what earlier runs left to index.
 const SETTLE_MAX: Duration = Duration::from_secs(120);
@@ -48,12 +48,41 @@ enum Command {
     Idle(IdleArgs),
     /// Compare kept results, first with first, second with second and so on.
     Compare(CompareArgs),
-    /// Make the page of kept results, or check it.
+    /// Make the pages of kept results, or check them.
     Pages(PagesArgs),
     /// Write a synthetic data set with queries and their right answers, for other systems.
     Dataset(DatasetArgs),
-    /// Time the engine's hot paths, and count their instructions.
+    /// Time the hot paths, and count their instructions.
     Micro(MicroArgs),
+    /// What a question to another shard and its answer take.
+    Mailbox,
+    /// What more cores than this machine has would make of recalls: costs measured, cores simulated.
+    Scale(ScaleArgs),
+}
+
+#[derive(Args)]
+struct ScaleArgs {
+    /// The `engram` command that the model is compared with, on CPUs 0 and 1.
+    #[arg(long, default_value = "target/quick/engram")]
+    engram: PathBuf,
+    /// Numbers of shards, one core each.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 32, 64])]
+    shards: Vec<u16>,
+    /// Memories of the data set, on all shards together.
+    #[arg(long, default_value_t = 20_000)]
+    memories: u64,
+    /// Recalls that are measured on real shards.
+    #[arg(long, default_value_t = 200)]
+    recalls: u64,
+    /// Seconds of each run on the real server.
+    #[arg(long, default_value_t = 1.0)]
+    duration: f64,
+    /// Seed of the simulation.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Write the study to this file, such as bench/results/scale/scale.json, instead of printing its page.
+    #[arg(long)]
+    output: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -166,10 +195,10 @@ struct PagesArgs {
     /// Folder of the kept results.
     #[arg(long, default_value = "bench/results")]
     results: PathBuf,
-    /// The page.
-    #[arg(long, default_value = "docs/benchmarks/README.md")]
-    page: PathBuf,
-    /// Only say whether the page is in step.
+    /// Folder of the pages.
+    #[arg(long, default_value = "docs/benchmarks")]
+    pages: PathBuf,
+    /// Only say whether the pages are in step.
     #[arg(long)]
     check: bool,
 }
@@ -240,9 +269,11 @@ fn main() -> ExitCode {
         Command::Overload(args) => show_conditions(&args, conditions::overload),
         Command::Idle(args) => show_idle(&args),
         Command::Compare(args) => compare_results(&args),
-        Command::Pages(args) => make_page(&args),
+        Command::Pages(args) => make_pages(&args),
         Command::Dataset(args) => write_dataset(&args),
         Command::Micro(args) => run_micro(&args),
+        Command::Mailbox => show_mailbox(),
+        Command::Scale(args) => run_scale(&args),
     };
     done.unwrap_or_else(|e| {
         eprintln!("engram-bench: {e}");
@@ -429,15 +460,19 @@ fn judge(rounds: &[Round], verdict: &Verdict) -> io::Result<ExitCode> {
     Ok(if slower { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn make_page(args: &PagesArgs) -> io::Result<ExitCode> {
-    let page = pages::page(&pages::read_results(&args.results)?);
-    if !args.check {
-        std::fs::write(&args.page, page)?;
-        return Ok(ExitCode::SUCCESS);
+fn make_pages(args: &PagesArgs) -> io::Result<ExitCode> {
+    let mut all_in_step = true;
+    for (name, page) in pages::all(&args.results)? {
+        let file = args.pages.join(name);
+        if !args.check {
+            std::fs::write(&file, page)?;
+            continue;
+        }
+        let in_step = std::fs::read_to_string(&file)? == page;
+        eprintln!("{} is {}in step", file.display(), if in_step { "" } else { "not " });
+        all_in_step &= in_step;
     }
-    let in_step = std::fs::read_to_string(&args.page)? == page;
-    eprintln!("{} is {}in step", args.page.display(), if in_step { "" } else { "not " });
-    Ok(if in_step { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if all_in_step { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn run_micro(args: &MicroArgs) -> io::Result<ExitCode> {
@@ -462,6 +497,43 @@ fn run_micro(args: &MicroArgs) -> io::Result<ExitCode> {
         println!("  {about}");
     }
     if found { Ok(ExitCode::SUCCESS) } else { Err(io::Error::other("there is none of that name")) }
+}
+
+fn show_mailbox() -> io::Result<ExitCode> {
+    for spin in [Duration::ZERO, mailbox::SPIN] {
+        for shards in [1, 2] {
+            let asked = mailbox::Shards::start(shards, spin)?;
+            for (load, name) in [
+                (mailbox::Load::Idle, "cores that sleep"),
+                (mailbox::Load::OneByOne, "one after the other"),
+                (mailbox::Load::Sixteen, "sixteen at a time"),
+            ] {
+                let answered = asked.measure(load, 4000);
+                println!("{shards} shards, poll {:3} µs, {name:20} {answered}", spin.as_micros());
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_scale(args: &ScaleArgs) -> io::Result<ExitCode> {
+    let wanted = scale::Scaling {
+        engram: args.engram.clone(),
+        shards: args.shards.clone(),
+        memories: args.memories,
+        recalls: args.recalls,
+        duration_s: args.duration,
+        seed: args.seed,
+    };
+    let study = scale::study(&wanted, &mut |step| eprintln!("{step}"))?;
+    match &args.output {
+        Some(file) => {
+            let text = serde_json::to_string_pretty(&study).map_err(io::Error::other)?;
+            std::fs::write(file, text + "\n")?;
+        }
+        None => print!("{}", scale::page::page(&study)),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn write_dataset(args: &DatasetArgs) -> io::Result<ExitCode> {

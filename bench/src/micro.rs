@@ -1,25 +1,31 @@
-//! Micro-benchmarks of the engine's hot paths: time, and instructions where valgrind is there.
+//! Micro-benchmarks of the hot paths: time, and instructions where valgrind is there.
 //!
 //! *Invariants*: each one does the same work every time; what it computes is used, so that it can't
 //! be compiled away; instructions are the difference of two runs, so that preparing does not count.
 //!
-//! *Not here*: anything behind a socket (`run`), JSON of the API (tests of `net`).
+//! *Not here*: anything behind a socket (`run`), messages under other loads (`mailbox`).
 
 use std::hint::black_box;
 use std::io;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use engram_engine::fuse::{Candidates, Recipe};
 use engram_engine::graph::{EdgeName, Graph, KindIx};
 use engram_engine::key::MemoryKey;
-use engram_engine::model::{Link, LinkKind, MemoryId, Metric, Timestamp, VectorEncoding, Weight};
+use engram_engine::model::{
+    Link, LinkKind, Memory, MemoryId, Metric, Tier, Timestamp, VectorEncoding, Weight,
+};
 use engram_engine::node::NodeIx;
 use engram_engine::record::{Contents, Put, SpaceNumber, Stamp, View};
+use engram_engine::request::{Recalled, RecalledMemory, ScoreBreakdown, Visited, With};
 use engram_engine::text::{Analyzer, Bm25Query, TermKey, TextIndex, idf};
 use engram_engine::vector::{Accept, Progress, Scope, Scratch, Search, VectorIndex};
+use engram_net::json::{self, reader};
 
-use crate::dataset::{Shape, Synthetic};
+use crate::dataset::{Dataset, Shape, Synthetic, VectorForm};
+use crate::mailbox;
+use crate::workload::{CueSpec, recall_body};
 
 /// One micro-benchmark: prepares, then does its work once a call.
 pub struct Micro {
@@ -77,6 +83,26 @@ pub const ALL: &[Micro] = &[
         name: "record-decode",
         about: "the same back, checksums included",
         prepare: record_decode,
+    },
+    Micro {
+        name: "json-in",
+        about: "a recall by a vector of 384 numbers in base64, from its JSON",
+        prepare: json_in,
+    },
+    Micro {
+        name: "json-in-array",
+        about: "a memory with 384 numbers as JSON and 8 links, from its JSON",
+        prepare: json_in_array,
+    },
+    Micro {
+        name: "json-out",
+        about: "the answer of a recall, 10 memories with content, to JSON",
+        prepare: json_out,
+    },
+    Micro {
+        name: "mailbox",
+        about: "100 questions to another shard and their answers, one after the other",
+        prepare: mailbox_round_trips,
     },
 ];
 
@@ -323,6 +349,76 @@ fn record_decode(set: &Synthetic) -> Box<dyn FnMut()> {
         let view = View::read(&bytes).expect("a record that was written can be read");
         let contents = Contents::read(view.kind, view.head, view.tail);
         black_box(contents.expect("what was written can be read"));
+    })
+}
+
+fn json_in(set: &Synthetic) -> Box<dyn FnMut()> {
+    let whole = Dataset::Synthetic(Box::new(set.clone()));
+    let fields = serde_json::Map::from_iter([("max_hops".to_owned(), 3.into())]);
+    let body = |q| recall_body(&whole, CueSpec::Embedding, &fields, VectorForm::Base64, q);
+    let bodies: Vec<String> = (0..64).map(body).collect();
+    let mut next = round(64);
+    Box::new(move || {
+        let recall = reader::document(bodies[next()].as_bytes(), json::recall::read);
+        assert!(black_box(recall).is_ok(), "the workloads ask what the contract allows");
+    })
+}
+
+fn json_in_array(set: &Synthetic) -> Box<dyn FnMut()> {
+    let line = |i| {
+        let mut line = String::new();
+        set.push_line(i, VectorForm::Json, &mut line);
+        line
+    };
+    let lines: Vec<String> = (0..64).map(line).collect();
+    let mut next = round(64);
+    Box::new(move || {
+        let memory = reader::document(lines[next()].as_bytes(), |reader| {
+            json::memory::read(reader, || unreachable!("it has an id"))
+        });
+        assert!(black_box(memory).is_ok(), "the set holds what the contract allows");
+    })
+}
+
+fn json_out(set: &Synthetic) -> Box<dyn FnMut()> {
+    let at = Timestamp(1_700_000_000_000_000);
+    let memory = |i| Memory {
+        id: MemoryId::new(&Synthetic::id(i)).expect("an id of the set is an id"),
+        content: Some(set.content(i)),
+        embedding: None,
+        metadata: serde_json::Map::new(),
+        confidence: None,
+        created_at: at,
+        updated_at: at,
+        expires_at: None,
+        links: None,
+        tier: Tier::Fast,
+        merged: Vec::new(),
+        merged_into: None,
+    };
+    let recalled = |i| RecalledMemory {
+        memory: memory(i),
+        score: 1.0 / (i + 1) as f64,
+        breakdown: ScoreBreakdown::default(),
+        hops: 1,
+        path: Vec::new(),
+    };
+    let recalled = Recalled {
+        memories: (0..10).map(recalled).collect(),
+        truncated: false,
+        visited: Visited::default(),
+        phases: Vec::new(),
+    };
+    let with = With { content: true, ..With::NONE };
+    Box::new(move || {
+        black_box(json::view::to_json(&json::view::recalled(&recalled, with, false, 300)));
+    })
+}
+
+fn mailbox_round_trips(_: &Synthetic) -> Box<dyn FnMut()> {
+    let shards = mailbox::Shards::start(2, Duration::ZERO).expect("two shards can be started");
+    Box::new(move || {
+        black_box(shards.ask(mailbox::Load::OneByOne, 100));
     })
 }
 

@@ -1,6 +1,6 @@
-//! The page of kept results: `docs/benchmarks/README.md` out of `bench/results`.
+//! The pages of kept results: `docs/benchmarks` out of `bench/results`.
 //!
-//! *Invariants*: the page is a function of the files alone; a test holds it in step with them.
+//! *Invariants*: the pages are a function of the files alone; a test holds them in step.
 //!
 //! *Not here*: measuring.
 
@@ -12,6 +12,7 @@ use std::path::Path;
 use crate::compare::{self, Ratio};
 use crate::report::summary;
 use crate::result::{Round, SessionResult};
+use crate::scale;
 
 const HEAD: &str = "# Benchmarks
 
@@ -22,7 +23,8 @@ loop from the moment at which it was. \"not ok\" counts every request that did n
 status 2xx; \"server CPU\" is the server's computing time for each request. Figures of several servers stand in one table only where they come from one run on \
 one machine, side by side. A load average above the number of CPUs says that others used the \
 machine, too: rates and tails are then worse than the server's own, and the median at one client \
-and the server CPU are the figures to read. See [how it is measured](method.md).
+and the server CPU are the figures to read. See [how it is measured](method.md), and \
+[what more cores would make of it](scale.md), a model.
 ";
 
 const ENGRAM: &str = "Engram";
@@ -35,6 +37,20 @@ interval says so. The last column is the time an answer takes at that number of 
 | server | run | P50 | P99 | time an answer |
 | --- | --- | ---: | ---: | ---: |
 ";
+
+/// The pages of a folder of results, by their file names.
+///
+/// # Errors
+/// Those of the system; a file that is no result.
+pub fn all(results: &Path) -> io::Result<Vec<(&'static str, String)>> {
+    let mut pages = vec![("README.md", page(&read_results(results)?))];
+    let study = results.join("scale/scale.json");
+    if study.exists() {
+        let study = serde_json::from_slice(&std::fs::read(study)?).map_err(io::Error::other)?;
+        pages.push(("scale.md", scale::page::page(&study)));
+    }
+    Ok(pages)
+}
 
 /// Reads all results of a folder, in the order of their names.
 ///

@@ -1,6 +1,6 @@
-//! The kept results and the page that is made from them.
+//! The kept results and the pages that are made from them.
 //!
-//! *Invariants*: the page in docs is the one that the results give.
+//! *Invariants*: the pages in docs are those that the results give.
 //!
 //! *Not here*: whether the results are good.
 
@@ -9,9 +9,12 @@ use std::path::Path;
 use engram_bench::pages;
 
 #[test]
-fn the_page_is_in_step_with_the_kept_results() {
+fn the_pages_are_in_step_with_the_kept_results() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let results = pages::read_results(&root.join("bench/results")).unwrap();
-    let page = std::fs::read_to_string(root.join("docs/benchmarks/README.md")).unwrap();
-    assert!(page == pages::page(&results), "run `engram-bench pages`");
+    let pages = pages::all(&root.join("bench/results")).unwrap();
+    assert_eq!(pages.len(), 2, "results and the scaling study");
+    for (name, page) in pages {
+        let kept = std::fs::read_to_string(root.join("docs/benchmarks").join(name)).unwrap();
+        assert!(kept == page, "{name}: run `engram-bench pages`");
+    }
 }

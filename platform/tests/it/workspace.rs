@@ -25,7 +25,7 @@ const DIRECTIONS: [(&str, &[&str]); 8] = [
             "engram-shards",
         ],
     ),
-    ("engram-bench", &["engram-engine"]),
+    ("engram-bench", &["engram-cold", "engram-engine", "engram-net", "engram-shards"]),
 ];
 
 /// What the top of the repository holds, names with a leading dot aside.
