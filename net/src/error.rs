@@ -8,6 +8,8 @@ use engram_engine::request::{Code, Rejection};
 use http::StatusCode;
 use serde::Serialize;
 
+use crate::json::writer::to_json;
+
 /// Declares the refusals of HTTP and JSON themselves: variant, status, name, title.
 macro_rules! faults {
     ($($variant:ident $status:literal $name:literal $title:literal)*) => {
@@ -223,7 +225,7 @@ impl Problem {
             code: self.reason.name(),
             errors: if self.pointer.is_empty() { Vec::new() } else { vec![at] },
         };
-        serde_json::to_vec(&view).expect("strings and numbers always serialise")
+        to_json(&view)
     }
 }
 

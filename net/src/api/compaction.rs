@@ -9,7 +9,7 @@ use http::StatusCode;
 use super::call::{Answered, Call};
 use crate::backend::Backend;
 use crate::error::Checked;
-use crate::json::view::to_json;
+use crate::json::writer::to_json;
 
 /// Has all shards compact their logs, instead of waiting until it is worth it.
 ///

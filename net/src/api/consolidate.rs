@@ -14,6 +14,7 @@ use super::call::{Answered, Call};
 use super::operations::unexpected;
 use crate::backend::Backend;
 use crate::error::{Checked, Problem};
+use crate::json::writer::to_json;
 use crate::json::{consolidate, view};
 
 /// Starts a run.
@@ -40,7 +41,7 @@ pub async fn list<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
     match call.ask(Request::Consolidate { space, ask: ConsolidateAsk::Runs }).await? {
         Answer::Runs(runs) => {
             let consolidations = runs.iter().map(|run| view::run(run, false)).collect();
-            Ok(Answered::json(view::to_json(&Consolidations { consolidations })))
+            Ok(Answered::json(to_json(&Consolidations { consolidations })))
         }
         other => unexpected(&other),
     }
@@ -53,7 +54,7 @@ pub async fn list<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
 pub async fn get<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
     let id = run_id(call)?;
     let run = one(call, ConsolidateAsk::One(id)).await?;
-    Ok(Answered::json(view::to_json(&view::run(&run, true))))
+    Ok(Answered::json(to_json(&view::run(&run, true))))
 }
 
 /// Takes back what a run did.
@@ -68,7 +69,7 @@ pub async fn undo<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
 
 fn accepted(run: &RunView) -> Answered {
     let location = format!("/api/v1/consolidations/{}", run.run.id);
-    let body = view::to_json(&view::run(run, false));
+    let body = to_json(&view::run(run, false));
     Answered::with_status(StatusCode::ACCEPTED, body).header("location", location)
 }
 

@@ -16,7 +16,7 @@ use super::together;
 use crate::backend::Backend;
 use crate::error::{Checked, Problem};
 use crate::json::forget::{self, Chosen};
-use crate::json::view::to_json;
+use crate::json::writer::to_json;
 
 /// Memories that are being forgotten at once.
 const AT_ONCE: usize = 32;

@@ -12,7 +12,7 @@ use super::call::{Answered, Call};
 use super::openapi;
 use crate::backend::Backend;
 use crate::exposition::{Exposition, Format};
-use crate::json::view::to_json;
+use crate::json::writer::to_json;
 
 /// The page's own script and style, and requests to this server; nothing else, no frames.
 const CONSOLE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \

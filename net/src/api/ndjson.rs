@@ -28,6 +28,7 @@ use super::together::InOrder;
 use crate::backend::Backend;
 use crate::error::{Checked, Fault, Problem};
 use crate::json::view::Verdict;
+use crate::json::writer::write;
 use crate::json::{memory, reader};
 use crate::server::reply::{Chunks, Payload};
 
@@ -363,7 +364,7 @@ fn write_verdicts<B: Backend>(
             Ok(stored) => Verdict::stored(index, stored, durable),
             Err(no) => Verdict::refused(index, no.reason, &no.detail, &no.pointer),
         };
-        serde_json::to_writer(&mut lines, &view).expect("views serialise into memory");
+        write(&mut lines, &view);
         lines.push(b'\n');
     }
     lines.into()

@@ -24,6 +24,7 @@ use super::{compaction, consolidate, forget, health, idempotency, ndjson, snapsh
 use crate::backend::Backend;
 use crate::error::{Checked, Problem};
 use crate::json::reader::{Reader, document};
+use crate::json::writer::{to_json, write};
 use crate::json::{link, memory, recall, reinforce, space, view};
 
 /// Recalls of one batch that are under way at once.
@@ -55,7 +56,7 @@ pub async fn perform<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
         Operation::Stats => stats(call).await,
         Operation::Topology => {
             call.query()?;
-            Ok(Answered::json(view::to_json(&call.core.backend.topology())))
+            Ok(Answered::json(to_json(&call.core.backend.topology())))
         }
         Operation::Live | Operation::LiveAlias => Ok(health::live()),
         Operation::Ready | Operation::ReadyAlias => Ok(health::ready(&call.core.backend)),
@@ -170,7 +171,7 @@ async fn get_memory<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
     let query = call.query()?;
     let (space, with, id) = (call.space(&query)?, call.with(&query)?, call.memory_id()?);
     match call.ask(Request::Read { space, id, with }).await? {
-        Answer::Memory(memory) => Ok(Answered::json(view::to_json(&view::memory(&memory, with)))),
+        Answer::Memory(memory) => Ok(Answered::json(to_json(&view::memory(&memory, with)))),
         other => unexpected(&other),
     }
 }
@@ -181,7 +182,7 @@ async fn patch_memory<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
     let patch = Box::new(call.json(memory::read_patch).await?);
     match call.ask(Request::Patch { space, id, patch, wait }).await? {
         Answer::Memory(memory) => {
-            Ok(Answered::json(view::to_json(&view::memory(&memory, With::DEFAULT))))
+            Ok(Answered::json(to_json(&view::memory(&memory, With::DEFAULT))))
         }
         other => unexpected(&other),
     }
@@ -275,9 +276,7 @@ async fn get_links<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
     let kind = query.get("kind").map(engram_engine::model::LinkKind::new).transpose();
     let kind = kind.map_err(|why| invalid("kind", &why))?;
     match call.ask(Request::Links { space, id, direction, kind }).await? {
-        Answer::Links(links) => {
-            Ok(Answered::json(view::to_json(&Links { links: view::links(&links) })))
-        }
+        Answer::Links(links) => Ok(Answered::json(to_json(&Links { links: view::links(&links) }))),
         other => unexpected(&other),
     }
 }
@@ -315,7 +314,7 @@ async fn recall<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
             let took_us = micros(start);
             call.note_slow(&recalled, Duration::from_micros(took_us));
             let view = view::recalled(&recalled, with, explain, took_us);
-            Ok(Answered::json(view::to_json(&view)))
+            Ok(Answered::json(to_json(&view)))
         }
         other => unexpected(&other),
     }
@@ -346,7 +345,7 @@ async fn recall_batch<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
             Ok(Answer::Recalled(recalled)) => {
                 call.note_slow(&recalled, Duration::from_micros(took_us));
                 let view = view::recalled(&recalled, with, explain, took_us);
-                serde_json::to_writer(&mut body, &view).expect("views serialise into memory");
+                write(&mut body, &view);
             }
             Ok(other) => unexpected(&other),
             Err(rejection) => {
@@ -370,7 +369,7 @@ async fn list_spaces<B: Backend>(call: &mut Call<'_, B>) -> Checked<Answered> {
         Answer::Spaces(spaces) => {
             let reached = spaces.iter().filter(|space| call.reaches(&space.name));
             let spaces = reached.map(view::space).collect();
-            Ok(Answered::json(view::to_json(&Spaces { spaces })))
+            Ok(Answered::json(to_json(&Spaces { spaces })))
         }
         other => unexpected(&other),
     }
@@ -393,7 +392,7 @@ fn one_space(answer: Answer) -> Checked<Answered> {
     match answer {
         Answer::Spaces(spaces) => {
             let space = spaces.first().expect("one space was asked for");
-            Ok(Answered::json(view::to_json(&view::space(space))))
+            Ok(Answered::json(to_json(&view::space(space))))
         }
         other => unexpected(&other),
     }

@@ -11,7 +11,7 @@ use super::uri::encoded_segment;
 use crate::backend::{Backend, SnapshotAsk};
 use crate::error::{Checked, Fault, Problem};
 use crate::json::snapshot;
-use crate::json::view::to_json;
+use crate::json::writer::to_json;
 
 /// Starts one; the answer tells where to look how far it has come.
 ///

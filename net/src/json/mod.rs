@@ -10,6 +10,7 @@ pub mod filter;
 pub mod forget;
 pub mod link;
 pub mod memory;
+mod plain;
 pub mod reader;
 pub mod recall;
 pub mod reinforce;
@@ -17,6 +18,7 @@ pub mod snapshot;
 pub mod space;
 pub mod time;
 pub mod view;
+pub mod writer;
 
 use engram_engine::limits;
 use engram_engine::model::{MemoryId, Weight};

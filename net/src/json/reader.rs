@@ -11,6 +11,7 @@ use engram_engine::limits;
 use engram_engine::request::Code;
 use serde_json::{Map, Number, Value};
 
+use super::plain::plain;
 use crate::error::{Checked, Fault, Problem};
 
 /// A cursor over one JSON text.
@@ -477,8 +478,7 @@ impl<'a> Reader<'a> {
     /// Moves to the next quote, backslash or control character.
     fn skip_plain(&mut self) {
         let rest = &self.text.as_bytes()[self.at..];
-        let plain = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f));
-        self.at += plain.unwrap_or(rest.len());
+        self.at += plain(rest);
     }
 
     /// The rest of a string from its first escape on.

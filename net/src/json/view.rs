@@ -11,6 +11,7 @@ use engram_engine::request::{
 };
 use serde::Serialize;
 
+use super::writer::to_json;
 use super::{space, time};
 use crate::error::Reason;
 
@@ -21,13 +22,6 @@ pub fn tier_name(tier: Tier) -> &'static str {
         Tier::Warm => "warm",
         Tier::Cold => "cold",
     }
-}
-
-/// Any view as bytes of JSON.
-pub fn to_json(view: &impl Serialize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(512);
-    serde_json::to_writer(&mut bytes, view).expect("views always serialise into memory");
-    bytes
 }
 
 /// One memory as it is read back.
