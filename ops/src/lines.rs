@@ -13,9 +13,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use engram_engine::limits::NDJSON_LINE_BYTES_MAX;
 use flate2::read::MultiGzDecoder;
-use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 
 use crate::failure::Failure;
+use crate::frames::UnpackFrames;
+use crate::records::Unpack;
 
 const BUFFER_BYTES: usize = 256 << 10;
 
@@ -55,34 +56,8 @@ impl<R: Read> Read for Counting<R> {
     }
 }
 
-/// The frames of a zstd file, one after the other.
-struct Frames<R: BufRead> {
-    source: Option<R>,
-    frame: Option<StreamingDecoder<R, FrameDecoder>>,
-}
-
-impl<R: BufRead> Read for Frames<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            if let Some(frame) = &mut self.frame {
-                let count = frame.read(buffer)?;
-                if count > 0 {
-                    return Ok(count);
-                }
-            }
-            let ended = self.frame.take().map(StreamingDecoder::into_inner);
-            let Some(mut source) = ended.or_else(|| self.source.take()) else { return Ok(0) };
-            if source.fill_buf()?.is_empty() {
-                return Ok(0);
-            }
-            let frame = StreamingDecoder::new(source);
-            self.frame = Some(frame.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?);
-        }
-    }
-}
-
 impl Lines {
-    /// Opens a file, `-` for standard input; `.gz` and `.zst` at the end of its name are unpacked.
+    /// Opens a file, `-` for standard input; `.gz`, `.zst` and `.bin` at the end of its name are unpacked.
     ///
     /// # Errors
     /// Where the file can't be opened or is not what its name says.
@@ -102,10 +77,8 @@ impl Lines {
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
         let reader: Box<dyn BufRead + Send> = match extension {
             "gz" => Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(buffered))),
-            "zst" => {
-                let frames = Frames { source: Some(buffered), frame: None };
-                Box::new(BufReader::with_capacity(BUFFER_BYTES, frames))
-            }
+            "zst" => Box::new(BufReader::with_capacity(BUFFER_BYTES, UnpackFrames::new(buffered))),
+            "bin" => Box::new(BufReader::with_capacity(BUFFER_BYTES, Unpack::new(buffered))),
             _ => Box::new(buffered),
         };
         Ok(Self { name, reader, position: Position { read_bytes, total_bytes }, line: 0 })

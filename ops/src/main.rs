@@ -20,6 +20,7 @@ mod logger;
 mod metrics;
 mod process;
 mod progress;
+mod records;
 mod scrape;
 mod server;
 mod target;

@@ -6,7 +6,7 @@
 //! *Not here*: snapshots.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -16,8 +16,9 @@ use super::output;
 use crate::arguments::Origins;
 use crate::client::{Client, escaped};
 use crate::failure::Failure;
-use crate::frames::Frames;
+use crate::frames::PackFrames;
 use crate::progress::Progress;
+use crate::records::Pack;
 use crate::target::Target;
 
 /// Fields of a memory as it is read that a new one does not take.
@@ -28,7 +29,7 @@ const FIELDS_OF_A_LINK: [&str; 3] = ["to", "weight", "kind"];
 /// Writes every memory of a space.
 #[derive(Debug, Args)]
 pub struct Export {
-    /// File to write: .ndjson, .ndjson.zst, or - for standard output
+    /// File to write: .ndjson, .ndjson.zst, .bin, or - for standard output
     #[arg(long, short, value_name = "FILE", default_value = "-")]
     file: PathBuf,
     /// Only what this filter lets through (JSON)
@@ -52,29 +53,35 @@ impl Export {
     pub fn run(self, origins: &Origins) -> Result<(), Failure> {
         let name = self.file.display().to_string();
         let ending = self.file.extension().and_then(|ending| ending.to_str());
-        if let Some(other @ ("bin" | "gz")) = ending {
-            let refused = format!("an export can't be written as .{other}");
-            return Err(Failure::usage(refused).with_hint("name it .ndjson or .ndjson.zst"));
+        if ending == Some("gz") {
+            let refused = Failure::usage("an export can't be written as .gz");
+            return Err(refused.with_hint("name it .ndjson, .ndjson.zst or .bin"));
         }
         let mut opened = self.target.open(origins)?;
-        let mut out: Box<dyn Write> = if name == "-" {
-            Box::new(output::buffered())
-        } else {
-            let file = File::create(&self.file);
-            let failed = Failure::because(format!("{name} can't be created"));
-            let file = file.map_err(failed)?;
-            match ending {
-                Some("zst") => Box::new(Frames::new(file)),
-                _ => Box::new(BufWriter::new(file)),
+        let failed = || Failure::because(format!("{name} can't be written"));
+        let create = || File::create(&self.file).map(BufWriter::new).map_err(failed());
+        let client = &mut opened.client;
+        let outcome = match ending {
+            _ if name == "-" => self.pages(client, &mut output::buffered(), failed),
+            Some("zst") => self.pages(client, &mut PackFrames::new(create()?), failed),
+            Some("bin") => {
+                let mut pack = Pack::new(create()?).map_err(failed())?;
+                // What has no end is not whole, and is refused by `load`.
+                let paged = self.pages(client, &mut pack, failed);
+                paged.and_then(|()| pack.finish().map_err(failed()))
             }
+            _ => self.pages(client, &mut create()?, failed),
         };
-        let outcome = self.pages(&mut opened.client, &mut out);
-        let flushed = out.flush().map_err(Failure::because(format!("{name} can't be written")));
         let closed = opened.close();
-        outcome.and(flushed).and(closed)
+        outcome.and(closed)
     }
 
-    fn pages(&self, client: &mut Client, out: &mut impl Write) -> Result<(), Failure> {
+    fn pages<F: FnOnce(io::Error) -> Failure>(
+        &self,
+        client: &mut Client,
+        out: &mut dyn Write,
+        failed: impl Fn() -> F,
+    ) -> Result<(), Failure> {
         let with = if self.without_embeddings { "" } else { ",embedding" };
         let mut path = format!("/api/v1/memories?limit=500&with=content,metadata,links{with}");
         if self.filter.is_none() {
@@ -93,8 +100,7 @@ impl Export {
             for memory in memories {
                 let mut line = storable(memory).to_string();
                 line.push('\n');
-                let failed = Failure::because("the memories can't be written");
-                out.write_all(line.as_bytes()).map_err(failed)?;
+                out.write_all(line.as_bytes()).map_err(failed())?;
                 count += 1;
             }
             progress.show(count, None);
@@ -103,6 +109,7 @@ impl Export {
                 None => break,
             }
         }
+        out.flush().map_err(failed())?;
         progress.finish();
         Ok(())
     }

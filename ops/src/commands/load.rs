@@ -24,7 +24,8 @@ const REFUSALS_SHOWN: u64 = 10;
 /// Stores the memories of a file.
 #[derive(Debug, Args)]
 pub struct Load {
-    /// File of memories: .ndjson, .ndjson.gz, .ndjson.zst, or - for standard input
+    /// File of memories: .ndjson, .ndjson.gz, .ndjson.zst, .bin as `export` writes it, or - for standard
+    /// input
     #[arg(long, short, value_name = "FILE")]
     file: PathBuf,
     /// Pass over this many memories at the start of the file

@@ -89,14 +89,16 @@ fn a_directory_is_loaded_and_exported_without_a_server() {
     assert_eq!(sorted(stdout(&copied)), sorted(stdout(&exported)));
 }
 
-/// More than one frame of it.
+/// More than one frame of it, and embeddings to the bit.
 #[test]
 fn a_packed_export_is_loaded_as_it_was() {
     let folder = Folder::new();
     let path = |name: &str| folder.0.join(name).display().to_string();
     let line = |n: u32| {
         let words: Vec<String> = (0..60).map(|w| format!("w{}", n * 31 + w * 7919)).collect();
-        json!({"id": format!("m{n}"), "content": words.join(" ")}).to_string()
+        let embedding: Vec<f32> = (1..9).map(|d| ((n * 8 + d) as f32).sin()).collect();
+        json!({"id": format!("m{n}"), "content": words.join(" "), "embedding": embedding})
+            .to_string()
     };
     let lines: Vec<String> = (0..4000).map(line).collect();
     let file = folder.file("memories.ndjson", &lines.join("\n")).display().to_string();
@@ -119,31 +121,40 @@ fn a_packed_export_is_loaded_as_it_was() {
         std::fs::read(path(file)).expect("it was written")
     };
     assert_eq!(load(&file, "data").status.code(), Some(0));
-    let (plain, packed) = (export("plain.ndjson", "data"), export("packed.ndjson.zst", "data"));
+    let plain = export("plain.ndjson", "data");
+    let packed = export("packed.ndjson.zst", "data");
     assert!(plain.len() > 1 << 20 && packed.len() < plain.len() / 2, "{}", packed.len());
-    let loaded = load(&path("packed.ndjson.zst"), "copy");
-    assert_eq!(loaded.status.code(), Some(0), "{}", stderr(&loaded));
     let sorted = |bytes: Vec<u8>| {
         let text = String::from_utf8(bytes).expect("it is text");
         let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
         lines.sort();
         lines
     };
-    assert!(sorted(export("copy.ndjson", "copy")) == sorted(plain));
+    let plain = sorted(plain);
+    let binary = export("packed.bin", "data");
+    for (name, copy) in [("packed.ndjson.zst", "of-zst"), ("packed.bin", "of-bin")] {
+        let loaded = load(&path(name), copy);
+        assert_eq!(loaded.status.code(), Some(0), "{}", stderr(&loaded));
+        assert!(sorted(export("copy.ndjson", copy)) == plain, "{name}");
+    }
 
     // A torn one ends where it is torn, at once; one that is packed in no way is refused by name.
-    std::fs::write(path("torn.ndjson.zst"), &packed[..packed.len() / 2])
-        .expect("it can be written");
-    std::fs::write(path("foreign.ndjson.zst"), "{\"content\": \"plain\"}\n")
-        .expect("it can be written");
-    for name in ["torn.ndjson.zst", "foreign.ndjson.zst"] {
+    let foreign = b"{\"content\": \"plain\"}\n";
+    let bad = [
+        ("torn.ndjson.zst", &packed[..packed.len() / 2]),
+        ("torn.bin", &binary[..binary.len() / 2]),
+        ("foreign.ndjson.zst", foreign),
+        ("foreign.bin", foreign),
+    ];
+    for (name, bytes) in bad {
+        std::fs::write(path(name), bytes).expect("it can be written");
         let began = Instant::now();
         let refused = load(&path(name), "refused");
         assert_eq!(refused.status.code(), Some(1), "{}", stderr(&refused));
         assert!(stderr(&refused).contains(name), "{}", stderr(&refused));
         assert!(began.elapsed() < Duration::from_secs(30), "{name} took {:?}", began.elapsed());
     }
-    let refused = run(&["export", "--file", &path("copy.gz"), "--data-dir", &path("copy")]);
+    let refused = run(&["export", "--file", &path("copy.gz"), "--data-dir", &path("data")]);
     assert_eq!(refused.status.code(), Some(2));
     assert!(stderr(&refused).contains(".ndjson.zst"), "{}", stderr(&refused));
     assert!(!Path::new(&path("copy.gz")).exists());
