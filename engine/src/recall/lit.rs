@@ -85,6 +85,7 @@ impl Lit {
     }
 
     /// The place of a memory's cell, made where there is none.
+    #[inline]
     pub(crate) fn meet(&mut self, key: MemoryKey) -> usize {
         self.reserve(1);
         let slot = self.slot(key);
@@ -118,11 +119,16 @@ impl Lit {
     }
 
     /// Makes room for so many more: at least half of the slots stay empty.
+    #[inline]
     pub(crate) fn reserve(&mut self, more: usize) {
         let wanted = 2 * (self.cells.len() + more);
-        if wanted <= self.slots.len() {
-            return;
+        if wanted > self.slots.len() {
+            self.grow(wanted);
         }
+    }
+
+    #[cold]
+    fn grow(&mut self, wanted: usize) {
         self.slots = vec![EMPTY; wanted.next_power_of_two().max(SLOTS_MIN)];
         for place in 0..self.cells.len() {
             let key = self.cells[place].key;

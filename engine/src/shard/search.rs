@@ -390,8 +390,12 @@ fn spread_from(
 ) {
     let mut ways = std::mem::take(&mut scratch.ways);
     ways.clear();
-    ways.extend(followed.ways(space, node));
-    let total: u64 = ways.iter().map(|way| u64::from(way.weight)).sum();
+    let mut total = 0;
+    // Within the iterator: it asks itself but once which of its parts it is in.
+    followed.ways(space, node).for_each(|way| {
+        total += u64::from(way.weight);
+        ways.push(way);
+    });
     if total == 0 {
         scratch.ways = ways;
         return;
@@ -410,10 +414,10 @@ fn spread_from(
     let norm = if lifted == total { norm } else { norm.share(total, lifted) };
     let each = activation.times(norm);
     hopped.links += ways.len() as u64;
-    for way in &ways {
+    hopped.pulses.extend(ways.iter().map(|way| {
         let (key, amount) = (space.graph.key(way.to), each.through(way.weight));
-        hopped.pulses.push(Pulse { key, amount, node: way.to });
-    }
+        Pulse { key, amount, node: way.to }
+    }));
     if !space.merged.has_no_aliases() {
         for pulse in hopped.pulses.iter_mut().rev().take(ways.len()) {
             if let Some(key) = space.merged.alias(pulse.key) {

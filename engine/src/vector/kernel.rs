@@ -100,18 +100,21 @@ pub struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    /// The rows, in order; they are asked for ahead of their turn.
+    /// Asks for the first of the rows that were not asked for; those that are left, of which each
+    /// is to be asked for when one more row is compared.
     #[inline]
-    fn ahead(&self) -> impl Iterator<Item = &'a [Line]> {
-        let Self { rows, batch } = *self;
-        let ask = move |&row: &u32| prefetch_lines(rows.start(row), rows.width());
-        let (first, later) = batch.unasked.split_at(batch.unasked.len().min(ROWS_AHEAD));
-        first.iter().for_each(ask);
-        let mut later = later.iter();
-        batch.rows.iter().map(move |&row| {
-            later.next().into_iter().for_each(ask);
-            rows.row(row)
-        })
+    fn ask_first(&self) -> &'a [u32] {
+        let unasked = self.batch.unasked;
+        let (first, later) = unasked.split_at(unasked.len().min(ROWS_AHEAD));
+        first.iter().for_each(|row| self.ask(Some(row)));
+        later
+    }
+
+    #[inline(always)]
+    fn ask(&self, row: Option<&u32>) {
+        if let Some(&row) = row {
+            prefetch_lines(self.rows.start(row), self.rows.width());
+        }
     }
 }
 
@@ -320,14 +323,18 @@ mod portable {
     }
 
     pub(super) fn dots_i8(a: &[Line], a_sum: i32, table: &Table<'_>, out: &mut [i64]) {
-        for (out, row) in out.iter_mut().zip(table.ahead()) {
-            *out = i64::from(dot_i8(a, a_sum, row));
+        let later = table.ask_first();
+        for (place, (out, &row)) in out.iter_mut().zip(table.batch.rows).enumerate() {
+            table.ask(later.get(place));
+            *out = i64::from(dot_i8(a, a_sum, table.rows.row(row)));
         }
     }
 
     pub(super) fn dots_i16(a: &Planes, table: &Table<'_>, out: &mut [i64]) {
-        for (out, row) in out.iter_mut().zip(table.ahead()) {
-            *out = dot_i16(a, row);
+        let later = table.ask_first();
+        for (place, (out, &row)) in out.iter_mut().zip(table.batch.rows).enumerate() {
+            table.ask(later.get(place));
+            *out = dot_i16(a, table.rows.row(row));
         }
     }
 
