@@ -458,6 +458,7 @@ impl Shard {
     ) -> Result<T, Rejection> {
         let number = self.space_number(name).ok_or_else(|| no_space(name))?;
         let mut tells: Tells = Vec::new();
+        let recovering = !self.is_recovered();
         let space = self.spaces.get_mut(&number).expect("a numbered space is there");
         let mut surroundings = Surroundings {
             me: self.me,
@@ -465,6 +466,7 @@ impl Shard {
             analyzer: &mut self.analyzer,
             tells: &mut tells,
             replaying: self.replaying,
+            recovering,
             lived: self.lived_recorded,
         };
         let value = f(space, &mut surroundings);

@@ -85,7 +85,7 @@ impl Space {
         let kind = self.graph.intern_kind(&link.kind)?;
         let weight = fixed::weight_units(link.weight.get());
         let name = EdgeName { kind, automatic: false };
-        if s.replaying {
+        if s.recovering {
             self.link_times.insert(link_hash(self.graph.key(from), to), at);
         }
         self.put_edge(from, to, Some(&link.to), name, weight, at, s);

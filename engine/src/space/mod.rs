@@ -82,6 +82,8 @@ pub struct Surroundings<'a> {
     pub tells: &'a mut Tells,
     /// Records are being replayed.
     pub replaying: bool,
+    /// Others may still have something to say about what was before the start.
+    pub recovering: bool,
     /// How long the data directory had lived when the log last said so.
     pub lived: Lived,
 }

@@ -148,6 +148,15 @@ impl Cluster {
         self.crash();
     }
 
+    /// Throws everything away, and begins to start from these logs: no shard has heard of another.
+    pub fn begin_from_logs(&mut self, logs: Vec<Vec<Vec<u8>>>) {
+        self.synced = logs.iter().map(Vec::len).collect();
+        self.logs = logs;
+        self.forget_all_but_logs();
+        self.load();
+        self.begin_exchange();
+    }
+
     fn is_still(&self) -> bool {
         let settled: Vec<Settled> = self.shards.iter().map(Shard::settled).collect();
         let told: u64 = settled.iter().map(|s| s.told).sum();
@@ -239,20 +248,28 @@ impl Cluster {
     }
 
     fn boot(&mut self) {
+        self.load();
+        self.exchange();
+    }
+
+    fn load(&mut self) {
         self.shards.clear();
         for me in 0..self.partitioner.shards() {
             let mut shard = Shard::new(self.config(me));
             self.replay(&mut shard, me, 0);
             self.shards.push(shard);
         }
-        self.exchange();
     }
 
-    fn exchange(&mut self) {
+    fn begin_exchange(&mut self) {
         for me in 0..self.shards.len() {
             self.shards[me].start_exchange(Timestamp(self.now));
             self.perform(me);
         }
+    }
+
+    fn exchange(&mut self) {
+        self.begin_exchange();
         self.settle();
         assert!(self.shards.iter().all(Shard::is_recovered), "every shard hears of every other");
     }

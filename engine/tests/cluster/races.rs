@@ -225,3 +225,42 @@ fn a_link_whose_source_comes_back_does_not_lead_to_what_was_deleted() {
         }
     }
 }
+
+/// A shard had not heard from all others yet, when one that had asked it for a link; then came the
+/// news that what the link leads to had been deleted once, and took the new link away.
+#[test]
+fn a_link_that_is_written_amid_a_start_stays() {
+    for seed in 0..4 * SEEDS {
+        let mut cluster = Cluster::new(3, seed);
+        let (space, wait) = (SpaceName::default(), Wait::Durable);
+        let owner =
+            |name: &str| cluster.partitioner.owner(cluster.partitioner.key(&space, &id(name)));
+        let target = (0..).map(|i| format!("target{i}")).find(|name| owner(name) != owner("from"));
+        let target = target.expect("names are spread over the shards");
+        let deletes = owner(&target).index();
+        let request = || {
+            let links = vec![(id("from"), link(&target))];
+            Request::Link { space: space.clone(), links, wait }
+        };
+        cluster.store(vec![memory("from", "something"), memory(&target, "something")]);
+        assert!(cluster.call(0, request()).is_ok());
+        // The deletion is durable, and so is the new store, but not that the link went with it.
+        let mut logs = cluster.copy_logs();
+        assert!(cluster.call(0, delete(&target)).is_ok());
+        cluster.store(vec![memory(&target, "something")]);
+        logs[deletes] = cluster.copy_logs().swap_remove(deletes);
+        cluster.begin_from_logs(logs);
+        while !cluster.shards.iter().any(|shard| shard.is_recovered()) {
+            assert!(cluster.advance(), "seed {seed}: every shard hears of every other");
+        }
+        let first = cluster.shards.iter().position(|shard| shard.is_recovered());
+        let home = u16::try_from(first.expect("one is")).expect("a few");
+        let outcome = cluster.call(home, request());
+        let Ok(Answer::Linked { verdicts, .. }) = outcome else {
+            panic!("seed {seed}: {outcome:?}")
+        };
+        assert!(verdicts[0].is_ok(), "seed {seed}: {verdicts:?}");
+        cluster.settle();
+        assert_eq!(links_out(&mut cluster, home, "from"), 1, "seed {seed}");
+    }
+}
