@@ -12,6 +12,7 @@ mod plan;
 mod random;
 mod run;
 mod spaces;
+mod upkeep;
 mod workload;
 
 pub use plan::{Options, Planted};

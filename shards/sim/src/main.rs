@@ -82,6 +82,9 @@ impl Sum {
         self.of.rot_found += report.rot_found;
         self.of.compactions += report.compactions;
         self.of.reshardings += report.reshardings;
+        self.of.cold_stores += report.cold_stores;
+        self.of.cold_failures += report.cold_failures;
+        self.of.merged += report.merged;
         self.of.audits += report.audits;
     }
 }
@@ -138,7 +141,7 @@ fn main() -> ExitCode {
     let seconds = started.elapsed().as_secs_f64();
     println!(
         "{runs} seeds, {} operations, {} crashes, {} poisoned logs, {} full ones, {} starts from images, {} flipped \
-         bits found, {} compactions, {} changes of the number of shards, {} audits, {violations} violations in {seconds:.1} s: {:.2} seeds a second",
+         bits found, {} compactions, {} changes of the number of shards, {} cold segments, {} failures of the cold tier, {} times something merged, {} audits, {violations} violations in {seconds:.1} s: {:.2} seeds a second",
         of.operations,
         of.crashes,
         of.poisonings,
@@ -147,6 +150,9 @@ fn main() -> ExitCode {
         of.rot_found,
         of.compactions,
         of.reshardings,
+        of.cold_stores,
+        of.cold_failures,
+        of.merged,
         of.audits,
         runs as f64 / seconds
     );

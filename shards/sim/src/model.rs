@@ -80,6 +80,11 @@ impl<V: Clone + PartialEq + Debug> Register<V> {
         self.seen(from, to).any(|write| write.value.is_some())
     }
 
+    /// Whether it may be something of a kind between two moments.
+    pub fn may_be_one(&self, from: Moment, to: Moment, of: impl Fn(&V) -> bool) -> bool {
+        self.seen(from, to).any(|write| write.value.as_ref().is_some_and(&of))
+    }
+
     /// What a read between two moments may see.
     fn seen(&self, from: Moment, to: Moment) -> impl Iterator<Item = &Write<V>> {
         let over = self.writes.iter().filter(|w| w.stage.end().is_some_and(|end| end < from));

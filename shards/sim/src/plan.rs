@@ -34,6 +34,14 @@ pub enum Planted {
     MovedTooEarly,
     /// The manifest names another number of shards before their logs are written.
     ManifestTooEarly,
+    /// One shard's clock is late.
+    SlowClock,
+    /// A sweep removes one segment of the cold tier too much.
+    SweptTooMuch,
+    /// One write to the cold tier of ten does nothing and says that it did.
+    LyingCold,
+    /// Memories are merged into something that never was.
+    MergedIntoNothing,
 }
 
 /// What a run is asked for.
@@ -84,6 +92,10 @@ pub struct Plan {
     pub compact_every: u64,
     /// Some starts are on another number of shards.
     pub reshards: bool,
+    /// There is a cold tier.
+    pub has_cold: bool,
+    /// Operations between two outages of the cold tier, about; 0: there are none.
+    pub outage_every: u64,
     /// The disk.
     pub disk: DiskFaults,
     /// What is broken on purpose.
@@ -123,6 +135,8 @@ impl Plan {
             images_every: choose(&[0, 30, 120]),
             compact_every: 0,
             reshards: false,
+            has_cold: false,
+            outage_every: 0,
             disk,
             planted,
             narrate: options.narrate,
@@ -130,6 +144,8 @@ impl Plan {
         plan.disk.full_permille = choose(&[0, 0, 300, 800]);
         plan.compact_every = choose(&[0, 0, 10, 40]);
         plan.reshards = choose(&[0, 1]) == 1;
+        plan.has_cold = choose(&[0, 1]) == 1;
+        plan.outage_every = choose(&[0, 30, 100]);
         match planted {
             // They show in a crash shortly behind a compaction.
             Some(Planted::LiveTakenForDead | Planted::MovedTooEarly) => {
@@ -138,6 +154,7 @@ impl Plan {
             // After either there is no start from an image.
             Some(Planted::ImageTooNew) => (plan.compact_every, plan.reshards) = (0, false),
             Some(Planted::ManifestTooEarly) => plan.reshards = true,
+            Some(Planted::SweptTooMuch | Planted::LyingCold) => plan.has_cold = true,
             Some(_) | None => {}
         }
         plan

@@ -7,16 +7,17 @@
 
 use std::collections::BTreeMap;
 
+use engram_engine::life::run::{RunId, RunState, RunView};
 use engram_engine::model::{LinkView, Memory, SpaceName};
 use engram_engine::request::{Answer, Code, Direction, Request, Wait, With};
+use engram_engine::shard::ConsolidateAsk;
 
 use crate::machine::{Happened, Machine, Outcome, Started};
 use crate::plan::{Options, Plan};
 use crate::random::Random;
-use crate::spaces::{self, Spaces};
-use crate::workload::{
-    Asked, Shadow, Version, id, index_of, list, read_in, recall, token, units_of, version_in,
-};
+use crate::spaces::{self, Spaces, Window};
+use crate::upkeep::Upkeep;
+use crate::workload::{Asked, Shadow, Version, What, id, index_of, recall, token, units_of};
 
 /// Longest time without an answer, in microseconds.
 const SILENCE_US_MAX: u64 = 10_000_000;
@@ -42,6 +43,12 @@ pub struct Report {
     pub compactions: u64,
     /// Starts on another number of shards.
     pub reshardings: u64,
+    /// Segments that were written to the cold tier.
+    pub cold_stores: u64,
+    /// Calls of the cold tier that failed.
+    pub cold_failures: u64,
+    /// Memories that were found merged into others, in audits.
+    pub merged: u64,
     /// Audits of everything.
     pub audits: u64,
     /// A hash of all that happened.
@@ -78,7 +85,7 @@ pub fn run(seed: u64, options: Options) -> Result<Report, Violation> {
     })?;
     let mut run = Run {
         random: Random::new(seed ^ 0x434C_4945),
-        shadow: Shadow::new(plan.memories),
+        shadow: Shadow::new(plan.memories, plan.has_cold),
         under_way: BTreeMap::new(),
         next_operation: 1,
         crash_after: None,
@@ -91,6 +98,8 @@ pub fn run(seed: u64, options: Options) -> Result<Report, Violation> {
     run.report.shortages = run.machine.shortages();
     run.report.compactions = run.machine.compactions();
     run.report.reshardings = run.machine.reshardings();
+    run.report.cold_stores = run.machine.cold_stores();
+    run.report.cold_failures = run.machine.cold_failures();
     run.report.trace = run.machine.trace();
     Ok(run.report)
 }
@@ -169,7 +178,11 @@ impl Run {
             return Ok(());
         }
         if self.plan.clock_jumps && self.random.below(200) == 0 {
-            self.machine.jump_clock();
+            self.jump_clock();
+        }
+        if self.plan.outage_every > 0 && self.random.below(self.plan.outage_every) == 0 {
+            let is_up = self.machine.cold_is_up();
+            self.machine.set_cold(!is_up);
         }
         if self.plan.images_every > 0 && self.random.below(self.plan.images_every) == 0 {
             self.machine.begin_images();
@@ -187,15 +200,32 @@ impl Run {
         Ok(())
     }
 
+    fn jump_clock(&mut self) {
+        self.shadow.spaces.note_clock(self.machine.now());
+        self.machine.jump_clock();
+        let now = self.machine.now();
+        self.shadow.spaces.note_clock(now);
+        self.under_way.values_mut().for_each(|asked| asked.clock_min = asked.clock_min.min(now));
+    }
+
     fn ask(&mut self, client: usize, home: u16) {
         let operation = self.next_operation;
         self.next_operation += 1;
         self.report.operations += 1;
         let wait = if self.random.permille(100) { Wait::Applied } else { Wait::Durable };
-        let what = self.shadow.draw(&mut self.random);
-        let asked = Asked { operation, client, begin: self.shadow.tick(), wait, what };
+        let clock_min = self.machine.now();
+        let mut what = self.shadow.draw(&mut self.random, clock_min);
+        let sweeps = |what: &What| matches!(what, What::Upkeep(Upkeep::Sweep));
+        if sweeps(&what) && self.under_way.values().any(|asked| sweeps(&asked.what)) {
+            what = What::Upkeep(Upkeep::Expire);
+        }
+        let (begin, cold_failures) = (self.shadow.tick(), self.machine.cold_failures());
+        let asked = Asked { operation, client, begin, clock_min, cold_failures, wait, what };
         self.shadow.begin(&asked);
-        let request = self.shadow.request(&asked);
+        let mut request = self.shadow.request(&asked);
+        if let Request::Sweep { listed } = &mut request {
+            *listed = self.machine.list_cold();
+        }
         self.say(|| format!("{} shard {home} is asked {asked:?}", asked.begin));
         self.under_way.insert(operation, asked);
         self.machine.request(home, operation, request);
@@ -209,7 +239,7 @@ impl Run {
             };
             self.note_outcome(ticket, &outcome);
             self.say(|| format!("{ticket} is answered {outcome:?}"));
-            self.shadow.finish(&asked, &outcome)?;
+            self.finish(&asked, &outcome)?;
             if ticket.is_multiple_of(16) {
                 let begun = self.under_way.values().map(|asked| asked.begin).min();
                 let oldest = begun.unwrap_or_else(|| self.shadow.tick());
@@ -219,6 +249,14 @@ impl Run {
             self.machine.wake_client(asked.client, after);
         }
         Ok(())
+    }
+
+    fn finish(&mut self, asked: &Asked, outcome: &Outcome) -> Result<(), String> {
+        self.shadow.spaces.note_clock(self.machine.now());
+        if let Ok(Answer::Swept { unused, .. }) = outcome {
+            self.machine.sweep_cold(unused);
+        }
+        self.shadow.finish(asked, outcome, self.machine.cold_failures())
     }
 
     fn note_outcome(&mut self, ticket: u64, outcome: &Outcome) {
@@ -287,7 +325,7 @@ impl Run {
                 let asked = asked.ok_or_else(|| format!("{ticket} was answered twice"))?;
                 self.note_outcome(ticket, &outcome);
                 self.say(|| format!("{ticket} is answered {outcome:?}"));
-                self.shadow.finish(&asked, &outcome)?;
+                self.finish(&asked, &outcome)?;
             }
         }
         if !self.machine.is_open() {
@@ -326,6 +364,7 @@ impl Run {
             self.quiesce()?;
         }
         self.report.audits += 1;
+        self.machine.set_cold(true);
         let from = self.shadow.tick();
         let mut versions: BTreeMap<usize, Version> = BTreeMap::new();
         let mut links: BTreeMap<usize, Vec<LinkView>> = BTreeMap::new();
@@ -341,7 +380,8 @@ impl Run {
         for (memory, version) in &versions {
             self.audit_recall(*memory, *version)?;
         }
-        Ok(())
+        let undone = self.random.index(4 * Spaces::COUNT);
+        if undone < Spaces::COUNT { self.audit_undo(undone) } else { Ok(()) }
     }
 
     /// A memory and all its links; settles what the shadow knows of them.
@@ -402,7 +442,11 @@ impl Run {
             let mut known = Vec::new();
             for home in self.machine.open_homes() {
                 let request = Request::ReadSpace { space: Spaces::name(space) };
-                known.push(self.call_at(home, request).is_ok());
+                known.push(match self.call_at(home, request) {
+                    Ok(_) => true,
+                    Err(rejection) if rejection.code == Code::SpaceNotFound => false,
+                    other => return Err(format!("space {space} reads as {other:?}")),
+                });
             }
             let is_there = known.iter().any(|known| *known);
             if known.iter().any(|known| *known != is_there) {
@@ -411,18 +455,60 @@ impl Run {
             let now = self.shadow.tick();
             self.shadow.spaces.check_one(space, is_there, from, now)?;
             self.shadow.spaces.all[space].exists.settle(is_there.then_some(()), now);
-            for memory in 0..spaces::MEMORIES {
-                let version = version_in(memory, &self.call(read_in(space, memory)))?;
-                let now = self.shadow.tick();
-                self.shadow.spaces.check_memory((space, memory), version, from, now)?;
-                self.shadow.spaces.all[space].memories[memory].settle(version, now);
-            }
+            self.report.merged += self.audit_space(space)?;
         }
         Ok(())
     }
 
+    /// Consolidations are undone: nothing that they merged stays so.
+    fn audit_undo(&mut self, space: usize) -> Result<(), String> {
+        for run in self.consolidations(space) {
+            let _begun = self.call(consolidate(space, ConsolidateAsk::Undo(run)));
+            self.quiesce()?;
+        }
+        if self.machine.is_poisoned() || !self.consolidations(space).is_empty() {
+            return Ok(());
+        }
+        match self.audit_space(space)? {
+            0 => Ok(()),
+            merged => Err(format!("{merged} memories of space {space} stay merged")),
+        }
+    }
+
+    /// Consolidations of a space that are not undone.
+    fn consolidations(&mut self, space: usize) -> Vec<RunId> {
+        let Ok(Answer::Runs(runs)) = self.call(consolidate(space, ConsolidateAsk::Runs)) else {
+            return Vec::new();
+        };
+        let counts = |view: &RunView| !view.dry_run && view.run.state != RunState::Undone;
+        runs.into_iter().filter(counts).map(|view| view.run.id).collect()
+    }
+
+    /// The memories of a space; how many of them were merged into others.
+    fn audit_space(&mut self, space: usize) -> Result<u64, String> {
+        let (from, clock_min) = (self.shadow.tick(), self.machine.now());
+        let name = Spaces::name(space);
+        let mut read = Vec::new();
+        for memory in 0..spaces::MEMORIES {
+            let outcome = self.call(spaces::read(name.clone(), memory));
+            read.push(spaces::read_in(memory, &outcome)?);
+        }
+        let listed = match self.call(spaces::list(name)) {
+            Ok(Answer::Page { memories, .. }) => memories,
+            Err(rejection) if rejection.code == Code::SpaceNotFound => Vec::new(),
+            other => return Err(format!("the list of space {space} is {other:?}")),
+        };
+        let now = self.machine.now();
+        self.shadow.spaces.note_clock(now);
+        let merged = read.iter().flatten().filter(|memory| memory.merged_into.is_some()).count();
+        let window = Window { from, to: self.shadow.tick(), clock_min };
+        self.shadow.spaces.audit(space, &read, &listed, now, window)?;
+        Ok(merged as u64)
+    }
+
     fn audit_list(&mut self, versions: &BTreeMap<usize, Version>) -> Result<(), String> {
-        let Ok(Answer::Page { memories, .. }) = self.call(list()) else {
+        let Ok(Answer::Page { memories, .. }) = self.call(spaces::list(SpaceName::default()))
+        else {
             return Err("there is no list".to_owned());
         };
         let mut listed = BTreeMap::new();
@@ -439,7 +525,7 @@ impl Run {
 
     /// What is there is found by the word that it alone holds.
     fn audit_recall(&mut self, memory: usize, version: Version) -> Result<(), String> {
-        let outcome = self.call(recall(&token(version), None, 60_000));
+        let outcome = self.call(recall(SpaceName::default(), &token(version), None, 60_000));
         let Ok(Answer::Recalled(recalled)) = &outcome else {
             return Err(format!("a recall was answered {outcome:?}"));
         };
@@ -453,4 +539,8 @@ impl Run {
         }
         Err(format!("m{memory} is not found by `{}`: {recalled:?}", token(version)))
     }
+}
+
+fn consolidate(space: usize, ask: ConsolidateAsk) -> Request {
+    Request::Consolidate { space: Spaces::name(space), ask }
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use engram_engine::fixed;
 use engram_engine::life;
 use engram_engine::model::{
-    Link, LinkKind, LinkView, Memory, MemoryId, NewMemory, SpaceConfig, SpaceName, Weight,
+    Link, LinkKind, LinkView, Memory, MemoryId, NewMemory, SpaceName, Tier, Timestamp, Weight,
 };
 use engram_engine::request::{
     Answer, Code, Cue, CueKind, Direction, LinkName, Patch, Recall, Rejection, Request, StoreMode,
@@ -21,7 +21,8 @@ use serde_json::json;
 use crate::machine::Outcome;
 use crate::model::{Moment, Register};
 use crate::random::Random;
-use crate::spaces::{self, Spaces};
+use crate::spaces::{self, Act, Spaces, Window};
+use crate::upkeep::{Runs, Upkeep};
 
 /// Links that a memory can have.
 pub const SLOTS: usize = 3;
@@ -69,14 +70,10 @@ pub enum What {
     Links { memory: usize },
     /// Say that some were of use.
     Reinforce { memories: Vec<usize> },
-    /// Create a space.
-    PutSpace { space: usize },
-    /// Forget a space.
-    DropSpace { space: usize },
-    /// Store in a space, which comes into being by that.
-    PutIn { space: usize, memory: usize, version: Version },
-    /// Read in a space.
-    ReadIn { space: usize, memory: usize },
+    /// Something in another space.
+    In { space: usize, act: Act },
+    /// Something that changes nothing that is read.
+    Upkeep(Upkeep),
     /// All spaces.
     Spaces,
     /// All memories.
@@ -94,6 +91,10 @@ pub struct Asked {
     pub client: usize,
     /// When it began.
     pub begin: Moment,
+    /// No clock has shown less since.
+    pub clock_min: Timestamp,
+    /// How often the cold tier had failed by then.
+    pub cold_failures: u64,
     /// When it is answered.
     pub wait: Wait,
     /// What it asks.
@@ -108,17 +109,21 @@ pub struct Shadow {
     pub links: Vec<[Register<u16>; SLOTS]>,
     /// Other spaces.
     pub spaces: Spaces,
+    runs: Runs,
+    has_cold: bool,
     now: Moment,
     versions: Version,
 }
 
 impl Shadow {
     /// Nothing was ever stored.
-    pub fn new(memories: usize) -> Self {
+    pub fn new(memories: usize, has_cold: bool) -> Self {
         Self {
             memories: vec![Register::default(); memories],
             links: (0..memories).map(|_| Default::default()).collect(),
             spaces: Spaces::default(),
+            runs: Runs::default(),
+            has_cold,
             now: 0,
             versions: 0,
         }
@@ -145,38 +150,32 @@ impl Shadow {
     }
 
     /// Draws an operation.
-    pub fn draw(&mut self, random: &mut Random) -> What {
+    pub fn draw(&mut self, random: &mut Random, now: Timestamp) -> What {
         let count = self.memories.len();
         let memory = random.index(count);
         match random.below(100) {
-            0..=24 => self.draw_put(random),
-            25..=29 => What::Patch { memory, version: self.next_version() },
-            30..=41 => What::Delete { memory },
-            42..=57 => {
+            0..=21 => self.draw_put(random),
+            22..=26 => What::Patch { memory, version: self.next_version() },
+            27..=36 => What::Delete { memory },
+            37..=50 => {
                 let weight = draw_weight(random);
                 What::Link { from: memory, slot: random.index(SLOTS), weight }
             }
-            58..=63 => What::Unlink { from: memory, slot: random.index(SLOTS) },
-            64..=73 => What::Read { memory },
-            74..=80 => What::Links { memory },
-            81..=82 => What::List,
-            83..=85 => What::Reinforce { memories: vec![memory, random.index(count)] },
-            86..=91 => self.draw_in_space(random),
+            51..=56 => What::Unlink { from: memory, slot: random.index(SLOTS) },
+            57..=65 => What::Read { memory },
+            66..=70 => What::Links { memory },
+            71..=72 => What::List,
+            73..=74 => What::Reinforce { memories: vec![memory, random.index(count)] },
+            75..=88 => {
+                let (space, version) = (random.index(Spaces::COUNT), self.next_version());
+                What::In { space, act: self.spaces.draw(random, space, version, now) }
+            }
+            89 => What::Spaces,
+            90..=93 => What::Upkeep(self.runs.draw(random, count, self.has_cold)),
             _ => {
                 let (word, hurried) = (random.index(WORDS.len()), random.permille(100));
                 What::Recall { word, memory, hurried }
             }
-        }
-    }
-
-    fn draw_in_space(&mut self, random: &mut Random) -> What {
-        let (space, memory) = (random.index(Spaces::COUNT), random.index(spaces::MEMORIES));
-        match random.below(8) {
-            0 => What::PutSpace { space },
-            1 => What::DropSpace { space },
-            2..=4 => What::PutIn { space, memory, version: self.next_version() },
-            5..=6 => What::ReadIn { space, memory },
-            _ => What::Spaces,
         }
     }
 
@@ -232,17 +231,11 @@ impl Shadow {
             What::Unlink { from, slot } => {
                 self.links[*from][*slot].begin(operation, None, now);
             }
-            What::PutSpace { space } => self.spaces.begin_put(*space, operation, now),
-            What::DropSpace { space } => self.spaces.begin_drop(*space, operation, now),
-            What::PutIn { space, memory, version } => {
-                self.spaces.begin_put(*space, operation, now);
-                let register = &mut self.spaces.all[*space].memories[*memory];
-                register.begin(operation, Some(*version), now);
-            }
+            What::In { space, act } => self.spaces.begin(*space, act, operation, now),
             What::Read { .. }
             | What::Links { .. }
             | What::Reinforce { .. }
-            | What::ReadIn { .. }
+            | What::Upkeep(_)
             | What::Spaces
             | What::List
             | What::Recall { .. } => {}
@@ -295,20 +288,12 @@ impl Shadow {
                 let ids = memories.iter().map(|memory| id(*memory)).collect();
                 Request::Reinforce { space, ids, outcome: life::Outcome::BEST, wait }
             }
-            What::PutSpace { space } => {
-                Request::PutSpace { space: Spaces::name(*space), config: SpaceConfig::default() }
-            }
-            What::DropSpace { space } => Request::DropSpace { space: Spaces::name(*space) },
-            What::PutIn { space, memory, version } => {
-                let space = Spaces::name(*space);
-                let memories = vec![memory_of(*memory, *version, None)];
-                Request::Store { space, memories, mode: StoreMode::Upsert, wait }
-            }
-            What::ReadIn { space, memory } => read_in(*space, *memory),
+            What::In { space, act } => Spaces::request(*space, act, wait),
+            What::Upkeep(upkeep) => Runs::request(upkeep),
             What::Spaces => Request::ListSpaces,
-            What::List => list(),
+            What::List => spaces::list(space),
             What::Recall { word, memory, hurried } => {
-                recall(WORDS[*word], Some(*memory), if *hurried { 1 } else { 1000 })
+                recall(space, WORDS[*word], Some(*memory), if *hurried { 1 } else { 1000 })
             }
         }
     }
@@ -323,12 +308,24 @@ impl Shadow {
     ///
     /// # Errors
     /// What is wrong with the answer.
-    pub fn finish(&mut self, asked: &Asked, outcome: &Outcome) -> Result<(), String> {
+    pub fn finish(
+        &mut self,
+        asked: &Asked,
+        outcome: &Outcome,
+        cold_failures: u64,
+    ) -> Result<(), String> {
         let now = self.tick();
         match outcome {
             // A part of it may have been done, or all of it, and become durable even so.
             Err(rejection) if is_unwritten(rejection) => return Ok(()),
             Err(rejection) if rejection.code == Code::DeadlineExceeded => return Ok(()),
+            Err(rejection) if rejection.code == Code::ColdUnavailable => {
+                if let What::Patch { memory, .. } = &asked.what {
+                    self.refused(asked.operation, &[*memory]);
+                }
+                let failed = asked.cold_failures < cold_failures;
+                return if failed { Ok(()) } else { Err(format!("nothing failed: {rejection:?}")) };
+            }
             _ => {}
         }
         match (&asked.what, outcome) {
@@ -433,35 +430,21 @@ impl Shadow {
                     false => self.must_have_been(*memory, begin, now),
                 })
             }
-            (What::PutSpace { space }, Ok(Answer::Spaces(_))) => {
-                self.spaces.written(*space, operation, true, now);
-                Ok(())
+            (What::In { space, act }, outcome) => {
+                let window = Window { from: begin, to: now, clock_min: asked.clock_min };
+                self.spaces.finish((*space, act), operation, outcome, window)
             }
-            // It was dropped before it was read back.
-            (What::PutSpace { .. }, Err(rejection)) if rejection.code == Code::SpaceNotFound => {
-                Ok(())
-            }
-            (What::DropSpace { space }, Ok(Answer::Deleted { durable })) => {
-                self.spaces.written(*space, operation, *durable, now);
-                Ok(())
-            }
-            (What::DropSpace { space }, Err(rejection))
-                if rejection.code == Code::SpaceNotFound =>
-            {
-                self.spaces.refused(*space, operation);
-                self.spaces.check_one(*space, false, begin, now)
-            }
-            (What::PutIn { space, .. }, Ok(Answer::Stored { verdicts, durable })) => {
-                match &verdicts[0] {
-                    Ok(_) => self.spaces.written(*space, operation, *durable, now),
-                    Err(refusal) if is_unwritten(refusal) => {}
-                    Err(refusal) => return Err(format!("a valid store: {refusal:?}")),
+            (What::Upkeep(upkeep), outcome) => {
+                let space = match upkeep {
+                    Upkeep::Demote { space, .. } => *space,
+                    Upkeep::Consolidate { space, .. } | Upkeep::Undo { space, .. } => *space,
+                    Upkeep::Expire | Upkeep::Sweep => None,
+                };
+                let missing = |r: &Rejection| r.code == Code::SpaceNotFound;
+                match space.filter(|_| outcome.as_ref().is_err_and(missing)) {
+                    Some(space) => self.spaces.check_one(space, false, begin, now),
+                    None => self.runs.finish(upkeep, outcome),
                 }
-                Ok(())
-            }
-            (What::ReadIn { space, memory }, outcome) => {
-                let version = version_in(*memory, outcome)?;
-                self.spaces.check_memory((*space, *memory), version, begin, now)
             }
             (What::Spaces, Ok(Answer::Spaces(views))) => self.spaces.check(views, begin, now),
             (what, outcome) => Err(format!("{what:?} was answered {outcome:?}")),
@@ -606,7 +589,7 @@ impl Shadow {
 }
 
 /// The log could not be written in time: it may have been done, in part or in all, or be done later.
-fn is_unwritten(rejection: &Rejection) -> bool {
+pub fn is_unwritten(rejection: &Rejection) -> bool {
     matches!(rejection.code, Code::Poisoned | Code::DiskBudget)
 }
 
@@ -640,30 +623,11 @@ pub fn kind(slot: usize) -> LinkKind {
     LinkKind::new(["cites", "near_by"][slot % 2]).expect("valid")
 }
 
-/// A read of a memory in a space.
-pub fn read_in(space: usize, memory: usize) -> Request {
-    Request::Read { space: Spaces::name(space), id: id(memory), with: With::ALL }
-}
-
-/// Which version of a memory of a space was read; `None`: there is none.
-///
-/// # Errors
-/// It was never stored so.
-pub fn version_in(memory: usize, outcome: &Outcome) -> Result<Option<Version>, String> {
-    match outcome {
-        Ok(Answer::Memory(read)) => version_read(memory, read, true).map(Some),
-        Err(rejection) if matches!(rejection.code, Code::NotFound | Code::SpaceNotFound) => {
-            Ok(None)
-        }
-        other => Err(format!("m{memory} of a space was answered {other:?}")),
-    }
-}
-
 /// The version that a memory was read as.
 ///
 /// # Errors
 /// It was never stored so.
-fn version_read(memory: usize, read: &Memory, whole: bool) -> Result<Version, String> {
+pub fn version_read(memory: usize, read: &Memory, whole: bool) -> Result<Version, String> {
     let version = version_of(read.content.as_deref().unwrap_or(""))?;
     let expected = memory_of(memory, version, None);
     let same = read.id == expected.id
@@ -673,19 +637,14 @@ fn version_read(memory: usize, read: &Memory, whole: bool) -> Result<Version, St
     if same { Ok(version) } else { Err(format!("m{memory} was never so: {read:?}")) }
 }
 
-/// Every memory.
-pub fn list() -> Request {
-    let (space, with) = (SpaceName::default(), With::DEFAULT);
-    Request::List { space, limit: 1000, cursor: None, filter: Default::default(), with }
-}
-
 /// A recall by a text, and by a memory.
-pub fn recall(text: &str, memory: Option<usize>, timeout_ms: u64) -> Request {
+pub fn recall(space: SpaceName, text: &str, memory: Option<usize>, timeout_ms: u64) -> Request {
     let named = memory.map(|memory| CueKind::Id(id(memory)));
     let kinds = std::iter::once(CueKind::Text(text.to_owned())).chain(named);
     let cues = kinds.map(|kind| Cue { kind, weight: 1.0 }).collect();
-    let recall = Recall { cues, top_k: 20, exact: true, timeout_ms, ..Recall::default() };
-    Request::Recall { space: SpaceName::default(), recall: Box::new(recall) }
+    let tiers = vec![Tier::Fast, Tier::Warm, Tier::Cold];
+    let recall = Recall { cues, top_k: 20, exact: true, tiers, timeout_ms, ..Recall::default() };
+    Request::Recall { space, recall: Box::new(recall) }
 }
 
 /// The word by which one version alone is found.

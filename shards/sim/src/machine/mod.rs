@@ -5,6 +5,7 @@
 //!
 //! *Not here*: clients (`workload`), what their answers must be (`model`, `check`).
 
+mod cold;
 mod compaction;
 mod images;
 mod start;
@@ -16,18 +17,23 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use engram_engine::cold::ColdSegmentId;
 use engram_engine::key::ShardIx;
 use engram_engine::mesh::{Ask, Envelope, Message};
 use engram_engine::model::Timestamp;
 use engram_engine::request::{Answer, Rejection, Request};
-use engram_engine::shard::{Effect, Event, FetchId, LogRoom, Remaining, Shard, Ticket};
+use engram_engine::shard::{
+    ConsolidateAsk, Effect, Event, FetchId, LogRoom, Remaining, Shard, Ticket,
+};
 use engram_shards::log::{Flushed, Log};
 use engram_shards::{Manifest, ShardsError};
 
 use crate::disk::SimDisk;
 use crate::plan::{Plan, Planted};
 use crate::random::Random;
+use crate::workload::id;
 
+use cold::ColdCall;
 use compaction::Compaction;
 use start::Rot;
 pub use start::Started;
@@ -44,6 +50,8 @@ const DIRECTORY_VERSION: u32 = 1;
 const SECRET: [u64; 2] = [7, 11];
 /// The simulated time at which a run begins, in microseconds since 1970.
 const BEGINNING: i64 = 1_700_000_000_000_000;
+/// Planted: by how much a clock is late, in microseconds.
+const SLOW_US: i64 = 20_000;
 const TICK_US: u64 = 5000;
 const BACKGROUND_US: u64 = 200;
 /// Between two looks whether a full disk has room again, about.
@@ -57,6 +65,7 @@ enum Happening {
     Deliver { from: u16, to: u16, envelope: Box<Envelope> },
     Flush(u16),
     DiskCall { core: u16, call: u64 },
+    Cold { core: u16, call: ColdCall },
     Work(u16),
     Tick(u16),
     Freeze(u16),
@@ -123,6 +132,10 @@ pub struct Machine {
     rot: Option<Rot>,
     compactions: u64,
     reshardings: u64,
+    cold: BTreeMap<ColdSegmentId, (u32, Vec<u8>)>,
+    cold_is_up: bool,
+    cold_failures: u64,
+    cold_stores: u64,
     /// A segment that was read through is not what was written to it.
     damage: Option<String>,
     /// Times that a log had no room for what waited.
@@ -165,6 +178,10 @@ impl Machine {
             rot: None,
             compactions: 0,
             reshardings: 0,
+            cold: BTreeMap::new(),
+            cold_is_up: true,
+            cold_failures: 0,
+            cold_stores: 0,
             damage: None,
             shortages: 0,
         };
@@ -187,6 +204,12 @@ impl Machine {
     pub fn now(&self) -> Timestamp {
         let time = i64::try_from(self.time_us).expect("a run ends before that");
         Timestamp(BEGINNING + time + self.clock_offset)
+    }
+
+    /// What a core takes for the time.
+    fn now_on(&self, me: u16) -> Timestamp {
+        let is_slow = self.plan.planted == Some(Planted::SlowClock) && me == 0;
+        Timestamp(self.now().0 - if is_slow { SLOW_US } else { 0 })
     }
 
     /// Sets the wall clock forwards or backwards.
@@ -277,6 +300,7 @@ impl Machine {
                 self.disk.end(call);
                 self.poll_disk(core);
             }
+            Happening::Cold { core, call } => self.end_cold(core, call),
             Happening::Work(me) => self.work(me),
             Happening::Freeze(me) => self.freeze(me),
             Happening::Look => self.look(),
@@ -293,7 +317,7 @@ impl Machine {
     /// A core is done with its log: it tells the others, and hears what they told meanwhile.
     fn rise(&mut self, me: u16) {
         self.note(&[6, self.time_us, u64::from(me)]);
-        let now = self.now();
+        let now = self.now_on(me);
         let core = &mut self.cores[usize::from(me)];
         core.is_up = true;
         core.shard.borrow_mut().start_exchange(now);
@@ -309,7 +333,7 @@ impl Machine {
         self.cores[usize::from(me)].pending.push_back(event);
         let mut effects = Vec::new();
         loop {
-            let now = self.now();
+            let now = self.now_on(me);
             let core = &mut self.cores[usize::from(me)];
             match core.pending.pop_front() {
                 Some(event) => core.shard.borrow_mut().step(now, event),
@@ -371,8 +395,11 @@ impl Machine {
                 }
             }
             Effect::Reply { ticket, outcome } => self.replies.push((ticket.0, outcome)),
-            Effect::FetchCold { .. } | Effect::StoreCold { .. } => {
-                unreachable!("no workload uses the cold tier")
+            Effect::FetchCold { fetch, address } => {
+                self.begin_cold(me, ColdCall::Fetch { fetch, address });
+            }
+            Effect::StoreCold { segment, records, blocks } => {
+                self.begin_cold(me, ColdCall::Store { segment, records, blocks });
             }
         }
     }
@@ -380,6 +407,12 @@ impl Machine {
     fn send(&mut self, from: u16, to: u16, mut envelope: Envelope) {
         if self.plan.planted == Some(Planted::LostMessage) && self.random.permille(2) {
             return;
+        }
+        if self.plan.planted == Some(Planted::MergedIntoNothing)
+            && let Message::Ask(_, Ask::Consolidate(_, ConsolidateAsk::Merge(_, items))) =
+                &mut envelope.message
+        {
+            items.iter_mut().for_each(|item| item.into_id = id(usize::MAX));
         }
         if self.plan.planted == Some(Planted::LostNews)
             && let Message::Ask(_, Ask::Forget(memories)) = &mut envelope.message
@@ -462,7 +495,7 @@ impl Machine {
 
     fn work(&mut self, me: u16) {
         self.note(&[8, self.time_us, u64::from(me)]);
-        let now = self.now();
+        let now = self.now_on(me);
         let mut effects = Vec::new();
         let core = &mut self.cores[usize::from(me)];
         core.works = false;

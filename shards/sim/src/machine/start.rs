@@ -57,7 +57,7 @@ impl Machine {
         self.last_arrival.clear();
         self.looks = 0;
         self.queue.clear();
-        self.happenings.clear();
+        self.crash_cold();
         if self.random.permille(300) { self.disk.kill() } else { self.disk.cut() }
     }
 
@@ -195,7 +195,8 @@ impl Machine {
         image: Option<&[u8]>,
     ) -> Result<Option<Core>, ShardsError> {
         let partitioner = Partitioner::new(self.manifest.secret, self.manifest.shards);
-        let config = ShardConfig { me: ShardIx(me), partitioner, seed: 5, demotes: false };
+        let config =
+            ShardConfig { me: ShardIx(me), partitioner, seed: 5, demotes: self.plan.has_cold };
         let header = SegmentHeader::first(&self.manifest, me, self.starts + 1);
         let (disk, folder) = (self.disk.of_core(me), self.folder(me));
         let mut recovery = Recovery::open(disk.clone(), &folder, header).await?;

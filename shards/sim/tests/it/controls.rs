@@ -3,7 +3,7 @@
 use engram_sim::{Options, Planted, run_caught};
 
 /// Each fault with the number of seeds within which it has to be found.
-const CONTROLS: [(Planted, u64); 12] = [
+const CONTROLS: [(Planted, u64); 16] = [
     (Planted::LyingSync, 10),
     (Planted::LyingFolderSync, 10),
     (Planted::EarlyAcknowledgement, 10),
@@ -17,6 +17,11 @@ const CONTROLS: [(Planted, u64); 12] = [
     (Planted::LiveTakenForDead, 10),
     (Planted::MovedTooEarly, 20),
     (Planted::ManifestTooEarly, 20),
+    (Planted::SlowClock, 20),
+    (Planted::SweptTooMuch, 20),
+    (Planted::LyingCold, 20),
+    // It takes two memories that say the same, on other shards than the one that leads the run.
+    (Planted::MergedIntoNothing, 60),
 ];
 
 #[test]
