@@ -411,7 +411,7 @@ fn json_out(set: &Synthetic) -> Box<dyn FnMut()> {
     };
     let with = With { content: true, ..With::NONE };
     Box::new(move || {
-        black_box(json::view::to_json(&json::view::recalled(&recalled, with, false, 300)));
+        black_box(json::writer::to_json(&json::view::recalled(&recalled, with, false, 300)));
     })
 }
 
