@@ -2,6 +2,7 @@
 
 use engram_engine::model::{Link, LinkKind, SpaceName, Weight};
 use engram_engine::request::{Answer, Code, Direction, Request, StoreMode, Wait, With};
+use engram_engine::shard::ConsolidateAsk;
 
 use super::{Cluster, Random, id, memory};
 
@@ -80,6 +81,9 @@ fn what_is_stored_in_a_space_that_is_just_being_made_is_found_from_everywhere() 
             cluster.advance();
         });
         cluster.call(2, store("second")).expect("it is valid");
+        let ask = ConsolidateAsk::Start { threshold: 0.0, dry_run: false };
+        let run = cluster.call(3, Request::Consolidate { space: space(), ask });
+        assert!(matches!(run, Ok(Answer::Run(_))), "seed {seed}: {run:?}");
         for home in 0..6 {
             let (id, with) = (id("second"), With::NONE);
             let read = cluster.call(home, Request::Read { space: space(), id, with });

@@ -107,8 +107,10 @@ impl Shard {
                 self.reply_consolidated(from, op, faded);
             }
             ConsolidateAsk::Deeds(run) => {
-                let deeds = self.space(space).map(|space| deeds_of(space, run));
-                self.reply_consolidated(from, op, deeds.map(ConsolidateReply::Deeds));
+                // A shard that has not heard of the space yet has done nothing in it.
+                let space = self.space(space).ok();
+                let deeds = space.map_or_else(Deeds::default, |space| deeds_of(space, run));
+                self.reply_consolidated(from, op, Ok(ConsolidateReply::Deeds(deeds)));
             }
             lead @ (ConsolidateAsk::Start { .. }
             | ConsolidateAsk::Runs
