@@ -2,7 +2,7 @@
 //! synced.
 //!
 //! *Invariants*: batches are written in order, one at a time; a batch starts at a block boundary
-//! and no block is ever written twice; a batch is durable after its fdatasync; the first error is
+//! and no block is ever written again, but over zeros; a batch is durable after its fdatasync; the first error is
 //! final, and nothing is retried after it, but a write for which the disk had no room: of its batch
 //! nothing was synced, and the same bytes go to the same place; a segment is never read at an address
 //! of another edition.
@@ -25,6 +25,13 @@ use crate::segment::{BLOCK_BYTES, SegmentHeader, segment_path};
 
 /// Most bytes of one write.
 const WRITE_BYTES_MAX: usize = 512 << 10;
+/// Zeros that are written ahead of a small batch, in one go, and the largest batch that is small.
+///
+/// A file system notes in its journal which blocks of the room that was set aside are written for
+/// the first time, and each fdatasync waits for that; over zeros it has nothing to note. A large
+/// batch has more to write than zeros would save.
+const ZEROS_AHEAD_BYTES: u64 = 512 << 10;
+const SMALL_BATCH_BYTES: usize = 16 << 10;
 /// A batch that is this large takes no further records.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 
@@ -105,6 +112,8 @@ pub struct Log<D: Disk> {
     readers: RefCell<HashMap<(u32, u32), D::File>>,
     /// Newest records of memories that were appended to the open segment, and to which one.
     stored: Cell<(u32, u64)>,
+    /// Up to where a segment has zeros that were written.
+    zeroed: Cell<(u32, u64)>,
     appended: Notify,
     flushing: Cell<bool>,
     log_bytes: Cell<u64>,
@@ -156,6 +165,7 @@ impl<D: Disk> Log<D> {
             ),
             readers: RefCell::default(),
             stored: Cell::default(),
+            zeroed: Cell::new((0, 0)),
             appended: Notify::default(),
             flushing: Cell::new(false),
             log_bytes: Cell::new(start.log_bytes),
@@ -274,6 +284,7 @@ impl<D: Disk> Log<D> {
             written.map_err(|error| self.or_room(batch.segment, error))?;
             at += part.len() as u64;
         }
+        self.write_zeros_ahead(&file, &batch, at).await?;
         self.disk.sync(&file).await?;
         self.batches.borrow_mut().pop_front();
         self.flushing.set(false);
@@ -287,6 +298,26 @@ impl<D: Disk> Log<D> {
         let (sequence, segment) = (batch.last_sequence, batch.segment);
         self.durable.set(Durable { sequence, segment, end: batch.offset + bytes });
         Ok(Flushed { sequence: batch.last_sequence, bytes })
+    }
+
+    /// Writes zeros behind a small batch that ends at `end`, unless they are there.
+    async fn write_zeros_ahead(
+        &self,
+        file: &D::File,
+        batch: &Batch,
+        end: u64,
+    ) -> Result<(), ShardsError> {
+        let (segment, zeroed) = self.zeroed.get();
+        let is_within = segment == batch.segment && end <= zeroed;
+        let upto = (end + ZEROS_AHEAD_BYTES).min(self.segment_bytes);
+        if is_within || batch.bytes.len() > SMALL_BATCH_BYTES || upto <= end {
+            return Ok(());
+        }
+        let zeros = vec![0; (upto - end) as usize];
+        let written = self.disk.write(file, end, &zeros).await;
+        written.map_err(|error| self.or_room(batch.segment, error))?;
+        self.zeroed.set((batch.segment, upto));
+        Ok(())
     }
 
     /// Closes every file, which lets go of the segments; room that was set aside is given back.

@@ -1,6 +1,6 @@
-//! A log on a disk that is full for a while.
+//! What a log writes, and what it does on a disk that is full for a while.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -16,10 +16,11 @@ use futures_lite::future::block_on;
 
 const SEGMENT_BYTES: u64 = 4 * BLOCK_BYTES as u64;
 
-/// A disk that makes no files while it is full.
+/// A disk that makes no files while it is full, and knows what was written where.
 #[derive(Clone, Default)]
 struct Filling {
     full: Rc<Cell<bool>>,
+    writes: Rc<RefCell<Vec<(u64, usize)>>>,
 }
 
 impl Disk for Filling {
@@ -42,6 +43,7 @@ impl Disk for Filling {
         PlainDisk.open(path).await
     }
     async fn write(&self, file: &Self::File, at: u64, bytes: &[u8]) -> Result<(), ShardsError> {
+        self.writes.borrow_mut().push((at, bytes.len()));
         PlainDisk.write(file, at, bytes).await
     }
     async fn sync(&self, file: &Self::File) -> Result<(), ShardsError> {
@@ -89,19 +91,58 @@ fn header() -> SegmentHeader {
     }
 }
 
-#[test]
-fn a_log_goes_on_where_it_was_when_a_full_disk_has_room_again() {
-    let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let disk = Filling::default();
-    let start = LogStart {
+fn start() -> LogStart {
+    LogStart {
         header: header(),
         last_sequence: 0,
         log_bytes: 0,
         last_place: LogPlace::default(),
         segments: Vec::new(),
-    };
+    }
+}
+
+/// An fdatasync waits for the journal where blocks are written for the first time.
+#[test]
+fn small_batches_are_written_over_zeros() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let disk = Filling::default();
+    block_on(async {
+        let log = Log::new(disk.clone(), folder.path(), start(), 32 << 20);
+        let draft = Contents::Lived(Lived(7)).draft();
+        let mut sequence = 0;
+        let mut writes_of = async |records: u64| {
+            for _ in 0..records {
+                sequence += 1;
+                log.append(sequence, &draft);
+            }
+            disk.writes.borrow_mut().clear();
+            log.flush().await.expect("there is room");
+            disk.writes.borrow().clone()
+        };
+        let (block, zeros) = (BLOCK_BYTES, 512 << 10);
+        let at = |blocks: usize| (blocks * block) as u64;
+        // Behind the header of the segment.
+        let first = writes_of(1).await;
+        assert_eq!(first[first.len() - 2..], [(at(1), block), (at(2), zeros)]);
+        let zeroed = zeros / block;
+        for place in 2..2 + zeroed {
+            assert_eq!(writes_of(1).await, [(at(place), block)]);
+        }
+        let next = 2 + zeroed;
+        assert_eq!(writes_of(1).await, [(at(next), block), (at(next + 1), zeros)]);
+        // A large batch that goes beyond what is there.
+        let large = writes_of(20_000).await;
+        assert!(large.len() == 2 && large[1].1 < zeros, "two parts and no zeros: {large:?}");
+        assert_eq!(large[0], (at(next + 1), zeros));
+    });
+}
+
+#[test]
+fn a_log_goes_on_where_it_was_when_a_full_disk_has_room_again() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let disk = Filling::default();
     let written = block_on(async {
-        let log = Log::new(disk.clone(), folder.path(), start, SEGMENT_BYTES);
+        let log = Log::new(disk.clone(), folder.path(), start(), SEGMENT_BYTES);
         let draft = Contents::Lived(Lived(7)).draft();
         let mut sequence = 0;
         let mut append = || {
