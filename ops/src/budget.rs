@@ -116,6 +116,7 @@ impl Watch {
         self.note(&held, free, room.writes, disk);
         self.tell(room, disk, &held);
         let memory_left = self.memory.headroom_bytes(&held, owed);
+        self.status.note_memory_left(memory_left);
         let disk_left = free.map_or(u64::MAX, |free| self.disk.headroom_bytes(free));
         pause(memory_left.min(disk_left))
     }

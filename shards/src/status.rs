@@ -112,12 +112,49 @@ pub struct Status {
     shards: Box<[Counters]>,
     life: Life,
     compaction_wanted: AtomicU64,
+    /// Bytes of memory that are left before writes are refused, as was seen last.
+    memory_left_bytes: AtomicU64,
+    /// Bytes of it that are lent.
+    memory_lent_bytes: AtomicU64,
+}
+
+/// Memory that background work may take for a while.
+#[derive(Debug)]
+pub(crate) struct Loan<'a> {
+    status: &'a Status,
+    bytes: u64,
+}
+
+impl Drop for Loan<'_> {
+    fn drop(&mut self) {
+        self.status.memory_lent_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
 }
 
 impl Status {
     pub(crate) fn new(shards: u16) -> Self {
         let counters = (0..shards).map(|_| Counters::default()).collect();
-        Self { shards: counters, life: Life::new(shards), compaction_wanted: AtomicU64::new(0) }
+        Self {
+            shards: counters,
+            life: Life::new(shards),
+            compaction_wanted: AtomicU64::new(0),
+            memory_left_bytes: AtomicU64::new(u64::MAX),
+            memory_lent_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// So many bytes of memory are left before writes are refused; without that there is no bound.
+    pub fn note_memory_left(&self, bytes: u64) {
+        self.memory_left_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Lends memory to background work; `None` where that would take more than is left. What is lent
+    /// and in use already counts twice: rather too little is lent than too much.
+    pub(crate) fn lend_memory(&self, bytes: u64) -> Option<Loan<'_>> {
+        let loan = Loan { status: self, bytes };
+        let lent = self.memory_lent_bytes.fetch_add(bytes, Ordering::AcqRel);
+        (lent.saturating_add(bytes) <= self.memory_left_bytes.load(Ordering::Relaxed))
+            .then_some(loan)
     }
 
     /// The last request to compact everything.
@@ -166,5 +203,24 @@ impl Status {
         let behind = self.shards.iter().filter(|shard| Some(shard.phase()) == least);
         let done = behind.map(|shard| shard.progress.load(Ordering::Relaxed)).min().unwrap_or(0);
         done as f32 / 1000.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_memory_is_lent_than_is_left() {
+        let status = Status::new(2);
+        assert!(status.lend_memory(1 << 40).is_some(), "nobody says that there is a bound");
+        status.note_memory_left(100);
+        let first = status.lend_memory(60).expect("it is there");
+        assert!(status.lend_memory(60).is_none());
+        assert!(status.lend_memory(40).is_some());
+        drop(first);
+        assert!(status.lend_memory(100).is_some(), "all was given back");
+        status.note_memory_left(0);
+        assert!(status.lend_memory(1).is_none());
     }
 }

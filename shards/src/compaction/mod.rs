@@ -46,6 +46,8 @@ const SCRUB_EVERY: Duration = Duration::from_secs(24 * 3600);
 const REEXAMINE_EVERY: Duration = Duration::from_secs(3600);
 /// How long a round reads segments before it rewrites some.
 const EXAMINE_MAX: Duration = Duration::from_secs(30);
+/// Bytes of memory that a rewriting takes besides the segment that it reads, about.
+const WRITING_BYTES: u64 = 3 << 20;
 /// How often somebody looks for what it waits for.
 const WAIT: Duration = Duration::from_millis(2);
 
@@ -118,18 +120,18 @@ impl Compactor {
     /// Reads segments that are not known, and rewrites those that should be; false where some of
     /// this has to wait or failed.
     async fn round(&mut self, wanted: bool) -> bool {
+        self.paced.begun.set(Instant::now());
         if wanted {
             self.seal().await;
         }
         let mut live = self.live().await;
-        let examined = self.examine_segments(&live, wanted).await;
+        let (examined, mut whole) = self.examine_segments(&live, wanted).await;
         if examined {
             live = self.live().await;
         }
         self.note_dead(&live);
         self.seal_overdue(&live).await;
         self.note_gauges(&live);
-        let mut whole = true;
         for group in self.plan(&live, wanted).groups() {
             whole &= self.rewrite(&group).await;
             if self.core.counters().phase() >= Phase::Draining {
@@ -159,8 +161,8 @@ impl Compactor {
     }
 
     /// Reads segments of which nothing is known, the emptiest first, and those that were read long
-    /// ago; whether there were any.
-    async fn examine_segments(&mut self, live: &BTreeMap<u32, Live>, wanted: bool) -> bool {
+    /// ago; whether there were any, and whether memory was there for all.
+    async fn examine_segments(&mut self, live: &BTreeMap<u32, Live>, wanted: bool) -> (bool, bool) {
         let sealed = self.core.log.sealed();
         let numbers = |number: &u32| sealed.iter().any(|(file, _)| file.header.segment == *number);
         self.known.retain(|number, _| numbers(number));
@@ -173,15 +175,21 @@ impl Compactor {
         };
         due.sort_by_key(|(file, _)| (self.known.contains_key(&file.header.segment), share(file)));
         self.paced.scrubs.set(!wanted);
+        let (status, mut had_memory) = (self.core.status.clone(), true);
         for (file, behind) in due {
             let stops = self.core.counters().phase() >= Phase::Draining;
             if stops || (!wanted && begun.elapsed() > EXAMINE_MAX) {
                 break;
             }
+            let Some(_loan) = status.lend_memory(file.bytes) else {
+                self.say_memory_lacks(file.bytes);
+                had_memory = false;
+                break;
+            };
             examined |= self.examine_one(file, behind).await;
         }
         self.paced.scrubs.set(false);
-        examined
+        (examined, had_memory)
     }
 
     fn is_due(&self, file: &SegmentFile) -> bool {
@@ -208,6 +216,15 @@ impl Compactor {
                 false
             }
         }
+    }
+
+    /// A segment is read whole: where memory is short, it waits for a later round.
+    fn say_memory_lacks(&self, bytes: u64) {
+        log::info!(
+            "shard {}: a segment of its log is not read through: {bytes} bytes of memory are not \
+             there; forget memories or raise the limit (ENGRAM_MEMORY_LIMIT)",
+            self.core.me.0
+        );
     }
 
     /// What was read is not what was written: it is said once a day, and left alone.
@@ -283,6 +300,12 @@ impl Compactor {
             );
             return false;
         }
+        let status = self.core.status.clone();
+        let largest = group.iter().map(|(file, _)| file.bytes).max().unwrap_or(0);
+        let Some(_loan) = status.lend_memory(largest + WRITING_BYTES) else {
+            self.say_memory_lacks(largest + WRITING_BYTES);
+            return false;
+        };
         let counters = self.core.counters();
         match rewrite(&self.core.log, group, &self.paced).await {
             Ok(Some(Rewritten { file, holds })) => {
