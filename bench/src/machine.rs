@@ -68,6 +68,12 @@ impl Machine {
         }
     }
 
+    /// The facts that a figure on a page is read by.
+    pub fn line(&self) -> String {
+        let Self { cpu, cpus, kernel, load_average, commit, .. } = self;
+        format!("{cpu}, {cpus} CPUs, kernel {kernel}, load average {load_average}, commit {commit}")
+    }
+
     /// The facts as pairs for a table.
     pub fn rows(&self) -> Vec<(&'static str, String)> {
         let kind = if self.virtual_machine { "virtual" } else { "metal" };

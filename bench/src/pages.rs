@@ -152,15 +152,10 @@ fn push_notes(group: &[&SessionResult], page: &mut String) {
         let machine = &result.machine;
         let _ = writeln!(
             page,
-            "- **{}**: {} {}, {} CPUs, kernel {}, load average {}, commit {}. \
-             `{}`",
+            "- **{}**: {} {}. `{}`",
             result.server,
             summary(result),
-            machine.cpu,
-            machine.cpus,
-            machine.kernel,
-            machine.load_average,
-            machine.commit,
+            machine.line(),
             machine.command
         );
         for step in &result.steps {

@@ -31,14 +31,10 @@ fewer each.
     let machine = &study.machine;
     let _ = writeln!(
         page,
-        "{} memories of 384 dimensions. {}, {} CPUs, kernel {}, load average {}, commit {}. \
+        "{} memories of 384 dimensions. {}. \
          One command makes the study again, and one the page:\n\n```\n{}\nengram-bench pages\n```",
         study.memories,
-        machine.cpu,
-        machine.cpus,
-        machine.kernel,
-        machine.load_average,
-        machine.commit,
+        machine.line(),
         machine.command
     );
     page
