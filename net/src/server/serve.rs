@@ -31,6 +31,7 @@ use super::watch::{Connections, End, SWEEP_INTERVAL, Timeouts, Watched};
 use crate::api::body::Budget;
 use crate::api::call::Core;
 use crate::api::service::{self, Asker};
+use crate::api::slice::Slice;
 use crate::api::uuid::Uuids;
 use crate::auth::{Auth, Guard};
 use crate::backend::Backend;
@@ -51,6 +52,8 @@ const DISCARD_TIME: Duration = Duration::from_secs(2);
 const DRAIN_PAUSE: Duration = Duration::from_millis(10);
 /// How long a connection that has begun may take to be there, before the listener is closed.
 const HANDSHAKE_TIME: Duration = Duration::from_millis(100);
+/// Rest within a sweep, in which those that it ended go, and requests go on.
+const SWEEP_REST: Duration = Duration::from_micros(1);
 /// Rest after accepting failed, for instance for want of descriptors.
 const ACCEPT_REST: Duration = Duration::from_millis(5);
 
@@ -178,7 +181,10 @@ pub async fn serve<B: Backend>(
     drain(&shared).await
 }
 
+/// Takes what comes, in slices: who asks on a connection that is there need not wait until a flood
+/// of new ones has been let in.
 async fn accept<B: Backend>(shared: Rc<Shared<B>>) {
+    let mut slice = Slice::begin();
     loop {
         match shared.entrance.accept().await {
             Ok(stream) if shared.stage.get() == Stage::Serving => {
@@ -193,14 +199,17 @@ async fn accept<B: Backend>(shared: Rc<Shared<B>>) {
                 sleep(ACCEPT_REST).await;
             }
         }
+        slice.rest_if_due().await;
     }
 }
 
 /// Takes what other cores give away.
 async fn receive<B: Backend>(shared: Rc<Shared<B>>) {
+    let mut slice = Slice::begin();
     loop {
         let stream = shared.entrance.receive().await;
         admit(&shared, stream);
+        slice.rest_if_due().await;
     }
 }
 
@@ -268,8 +277,11 @@ async fn say_goodbye<B>(shared: Rc<Shared<B>>, mut stream: Socket) {
 
 async fn sweep<B: Backend>(shared: Rc<Shared<B>>) {
     while shared.stage.get() < Stage::Closed || shared.connections.open() > 0 {
-        shared.connections.sweep(&shared.options.timeouts);
-        sleep(SWEEP_INTERVAL).await;
+        let mut from = Some(0);
+        while let Some(slot) = from {
+            from = shared.connections.sweep(slot, &shared.options.timeouts);
+            sleep(if from.is_some() { SWEEP_REST } else { SWEEP_INTERVAL }).await;
+        }
     }
 }
 

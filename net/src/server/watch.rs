@@ -17,6 +17,11 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 /// many, few enough that a flood of connections costs little.
 const SAMPLE: usize = 64;
 
+/// How many connections are looked at, and how many ended, before others of the core have their
+/// turn: attackers come together, so they are due together, and each that is ended is a task to run.
+const LOOKED_AT_MAX: usize = 512;
+const ENDED_MAX: usize = 16;
+
 /// How long a connection may stand still.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
@@ -216,25 +221,30 @@ impl Watched {
         self.waker.borrow().wake_by_ref();
     }
 
-    fn sweep(&self, now: Instant, timeouts: &Timeouts) {
+    /// Ends it where it stands still; true where that is so.
+    fn sweep(&self, now: Instant, timeouts: &Timeouts) -> bool {
         let passed = |since: Instant| now.saturating_duration_since(since);
         if let Some(Waiting { since, bytes }) = self.blocked.get()
             && passed(since) > timeouts.with_bytes(timeouts.send, bytes)
         {
-            return self.stop(End::SlowReader);
+            self.stop(End::SlowReader);
+            return true;
         }
         if let Some(Waiting { since, bytes }) = self.body.get()
             && passed(since) > timeouts.with_bytes(timeouts.body, bytes)
         {
             self.body.set(None);
             self.body_late.set(true);
-            return self.wake();
+            self.wake();
+            return true;
         }
-        match self.turn.get() {
-            Turn::Idle if passed(self.since.get()) > timeouts.idle => self.stop(End::Idle),
-            Turn::Head if passed(self.since.get()) > timeouts.head => self.stop(End::SlowHead),
-            Turn::Idle | Turn::Head | Turn::Busy => {}
-        }
+        let end = match self.turn.get() {
+            Turn::Idle if passed(self.since.get()) > timeouts.idle => End::Idle,
+            Turn::Head if passed(self.since.get()) > timeouts.head => End::SlowHead,
+            Turn::Idle | Turn::Head | Turn::Busy => return false,
+        };
+        self.stop(end);
+        true
     }
 }
 
@@ -303,13 +313,20 @@ impl Connections {
         worst.is_some()
     }
 
-    /// Advances the clock and ends what stands still.
-    pub fn sweep(&self, timeouts: &Timeouts) {
+    /// Advances the clock and ends what stands still, looking at some connections from a slot on;
+    /// where to go on, if that were not all.
+    pub fn sweep(&self, from: usize, timeouts: &Timeouts) -> Option<usize> {
         let now = Instant::now();
         self.clock.set(now);
-        for watched in self.slots.borrow().iter().flatten() {
-            watched.sweep(now, timeouts);
+        let slots = self.slots.borrow();
+        let mut ended = 0;
+        for (slot, watched) in slots.iter().enumerate().skip(from) {
+            if slot == from + LOOKED_AT_MAX || ended == ENDED_MAX {
+                return Some(slot);
+            }
+            ended += usize::from(watched.as_ref().is_some_and(|one| one.sweep(now, timeouts)));
         }
+        None
     }
 
     /// Wakes every connection, so that it sees what has changed for all.

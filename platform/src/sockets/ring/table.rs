@@ -23,6 +23,9 @@ use super::{Mode, RingError};
 pub const NETWORK_RING_ENTRIES: u32 = 256;
 /// Entries of the completion queue; the kernel keeps what does not fit.
 pub const NETWORK_RING_COMPLETIONS: u32 = 1024;
+/// Completions that are looked at in one turn, each of which may wake a task: the rest stays in the
+/// queue, so that a flood on many sockets delays what the core does else by this many tasks a turn.
+const COMPLETIONS_A_TURN: usize = 64;
 /// Unread bytes of one socket at which no more are received for it.
 const UNREAD_BYTES_MAX: usize = 64 << 10;
 /// Unread bytes of all sockets at which no more are received for one that has any.
@@ -112,8 +115,8 @@ pub(super) struct Table {
     spare: Vec<Vec<u8>>,
     unread_bytes: usize,
     driver: Option<Waker>,
-    /// Who is to be woken once the table is free.
-    woken: Vec<Waker>,
+    /// Who is to be woken once the table is free, first come, first woken.
+    woken: VecDeque<Waker>,
 }
 
 impl Table {
@@ -130,7 +133,7 @@ impl Table {
             spare: Vec::new(),
             unread_bytes: 0,
             driver: None,
-            woken: Vec::new(),
+            woken: VecDeque::new(),
         })
     }
 
@@ -369,11 +372,12 @@ impl Table {
             self.queued.push_back(entry);
         }
         if let Some(driver) = self.driver.take() {
-            self.woken.push(driver);
+            self.woken.push_back(driver);
         }
     }
 
-    /// Submits what was asked for, reads what has completed, and says how much that was.
+    /// Submits what was asked for, reads of what has completed as much as a turn may, and says how
+    /// much that was.
     pub(super) fn turn(&mut self) -> usize {
         let mut completed = 0;
         loop {
@@ -384,9 +388,9 @@ impl Table {
             if asks {
                 self.enter();
             }
-            let read = self.reap();
+            let read = self.reap(COMPLETIONS_A_TURN - completed);
             completed += read;
-            if self.queued.is_empty() || read == 0 {
+            if self.queued.is_empty() || read == 0 || completed == COMPLETIONS_A_TURN {
                 return completed;
             }
         }
@@ -416,9 +420,9 @@ impl Table {
         }
     }
 
-    fn reap(&mut self) -> usize {
+    fn reap(&mut self, most: usize) -> usize {
         let mut read = 0;
-        loop {
+        while read < most {
             let completion = self.uring.completion().next();
             let Some(completion) = completion else { break };
             read += 1;
@@ -548,7 +552,7 @@ impl Table {
 
     /// Who is to be woken, to be called until there is nobody.
     pub(super) fn take_woken(&mut self) -> Option<Waker> {
-        self.woken.pop()
+        self.woken.pop_front()
     }
 
     /// The descriptor of a socket on which nothing has happened; its place is free then.
