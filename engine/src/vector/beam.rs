@@ -139,7 +139,7 @@ impl Links {
 }
 
 /// The point that the walk most likely goes on from, [`NONE`] where there is none, and where it
-/// leads: to points whose vectors were asked for, and that were not met then.
+/// leads: to points that were not met then, and whose vectors were asked for.
 #[derive(Clone, Debug, Default)]
 struct Ahead {
     point: u32,
@@ -207,8 +207,9 @@ impl Beam {
             self.cursor += further;
             let point = self.found[self.cursor].point();
             self.found[self.cursor] = self.found[self.cursor].walked();
+            let (fresh, is_asked) = self.meet(ground, point);
             self.look_ahead(ground);
-            self.visit(ground, pivot, point, |beam, near| {
+            self.compare(ground, pivot, &fresh, is_asked, |beam, near| {
                 if beam.admits(near) {
                     beam.keep(near);
                 }
@@ -234,7 +235,8 @@ impl Beam {
             if self.met.is_new(near.point()) && accept(near.point()) {
                 self.keep(near);
             }
-            self.visit(ground, pivot, near.point(), |beam, near| {
+            let (fresh, is_asked) = self.meet(ground, near.point());
+            self.compare(ground, pivot, &fresh, is_asked, |beam, near| {
                 if beam.admits(near) {
                     beam.frontier.push(Reverse(near));
                     if accept(near.point()) {
@@ -246,48 +248,58 @@ impl Beam {
         false
     }
 
-    /// Asks the processor for what the walk will most likely need next: the links of the next point
-    /// but one, and the vectors that the next point leads to. Should a nearer point come between,
-    /// they are still there when it is their turn.
+    /// Finds what the walk will most likely need next: asks the processor for the links of the next
+    /// point but one, and leaves the points that the next one leads to in `ahead`, whose vectors are
+    /// asked for one by one while others are compared: a processor takes no more than a few requests
+    /// for memory at once, and waits with the next one. Should a nearer point come between, they are
+    /// still there when it is their turn.
     #[inline]
     fn look_ahead(&mut self, ground: &Ground<'_>) {
         if let Some(later) = self.found.get(self.cursor + 2) {
             ground.layer.prefetch(later.point());
         }
+        self.ahead.point = NONE;
+        self.ahead.links.clear();
         let Some(&next) = self.found.get(self.cursor + 1) else { return };
-        if next.is_walked() || next.point() == self.ahead.point {
+        if next.is_walked() {
             return;
         }
         self.ahead.point = next.point();
-        self.ahead.links.clear();
         for &link in ground.layer.links(next.point()) {
             self.ahead.links.push_if(link, !self.met.is_met(link));
         }
-        for &link in self.ahead.links.all() {
-            ground.vectors.prefetch(ground.layer.slot(link));
-        }
     }
 
-    /// Compares the points that `point` leads to and were not met before.
+    /// Meets the points that `point` leads to: those that were not met before, and whether their
+    /// vectors were asked for.
     #[inline]
-    fn visit(
-        &mut self,
-        ground: &Ground<'_>,
-        pivot: &Pivot,
-        point: u32,
-        mut take: impl FnMut(&mut Self, Near),
-    ) {
+    fn meet(&mut self, ground: &Ground<'_>, point: u32) -> (Links, bool) {
         let is_asked = self.ahead.point == point;
         let links = if is_asked { self.ahead.links.all() } else { ground.layer.links(point) };
         let mut fresh = Links::default();
         for &link in links {
             fresh.push_if(link, self.met.is_new(link));
         }
+        (fresh, is_asked)
+    }
+
+    /// Compares points, and meanwhile asks for the vectors of those ahead.
+    #[inline]
+    fn compare(
+        &mut self,
+        ground: &Ground<'_>,
+        pivot: &Pivot,
+        fresh: &Links,
+        is_asked: bool,
+        mut take: impl FnMut(&mut Self, Near),
+    ) {
         let fresh = fresh.all();
-        let mut slots = [0u32; BASE_LINKS];
-        let slots = ground.layer.slots(fresh, &mut slots);
-        let batch = if is_asked { Batch::asked(slots) } else { Batch::unasked(slots) };
+        let (mut slots, mut later) = ([0u32; BASE_LINKS], [0u32; BASE_LINKS]);
+        let rows = ground.layer.slots(fresh, &mut slots);
+        let later = ground.layer.slots(self.ahead.links.all(), &mut later);
+        let unasked = if is_asked { &[] } else { rows };
         let mut near = [0f32; BATCH];
+        let batch = Batch { rows, unasked, later };
         ground.vectors.compare(ground.codec, pivot, &batch, &mut near);
         for (&closeness, &link) in near.iter().zip(fresh) {
             take(self, Near::new(closeness, link));

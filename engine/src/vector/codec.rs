@@ -277,7 +277,8 @@ impl Vectors {
                 (*scale, *squares)
             }
             Pivot::Float(floats) => {
-                batch.unasked.iter().for_each(|&slot| self.prefetch(slot));
+                let slots = batch.unasked.iter().chain(batch.later);
+                slots.for_each(|&slot| self.prefetch(slot));
                 for (out, &slot) in out.iter_mut().zip(batch.rows) {
                     *out = float_closeness(codec, floats, self.lines.row(slot));
                 }
@@ -291,7 +292,8 @@ impl Vectors {
 
     #[inline]
     fn prefetch_scales(&self, batch: &Batch<'_>) {
-        batch.unasked.iter().for_each(|&slot| prefetch_lines(self.scales.start(slot), 1));
+        let slots = batch.unasked.iter().chain(batch.later);
+        slots.for_each(|&slot| prefetch_lines(self.scales.start(slot), 1));
     }
 
     /// Asks for a row before it is compared.

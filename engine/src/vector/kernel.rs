@@ -76,17 +76,14 @@ pub struct Batch<'a> {
     pub rows: &'a [u32],
     /// Those of them that the processor was not asked for before.
     pub unasked: &'a [u32],
+    /// Rows that will likely be compared next: asked for one by one meanwhile.
+    pub later: &'a [u32],
 }
 
 impl<'a> Batch<'a> {
-    /// Rows that the processor was asked for.
-    pub fn asked(rows: &'a [u32]) -> Self {
-        Self { rows, unasked: &[] }
-    }
-
     /// Rows that are to be asked for ahead of their turn.
     pub fn unasked(rows: &'a [u32]) -> Self {
-        Self { rows, unasked: rows }
+        Self { rows, unasked: rows, later: &[] }
     }
 }
 
@@ -99,22 +96,25 @@ pub struct Table<'a> {
     pub batch: &'a Batch<'a>,
 }
 
-impl<'a> Table<'a> {
-    /// Asks for the first of the rows that were not asked for; those that are left, of which each
-    /// is to be asked for when one more row is compared.
-    #[inline]
-    fn ask_first(&self) -> &'a [u32] {
-        let unasked = self.batch.unasked;
-        let (first, later) = unasked.split_at(unasked.len().min(ROWS_AHEAD));
-        first.iter().for_each(|row| self.ask(Some(row)));
-        later
+impl Table<'_> {
+    /// Goes through the rows, and asks for each that was not asked for [`ROWS_AHEAD`] rows ahead of
+    /// its turn, and beside each for one of the later ones.
+    #[inline(always)]
+    fn each(&self, out: &mut [i64], product: impl Fn(&[Line]) -> i64) {
+        let Batch { rows, unasked, later } = *self.batch;
+        let (first, rest) = unasked.split_at(unasked.len().min(ROWS_AHEAD));
+        first.iter().for_each(|&row| self.ask(row));
+        for (place, (out, &row)) in out.iter_mut().zip(rows).enumerate() {
+            rest.get(place).into_iter().for_each(|&row| self.ask(row));
+            later.get(place).into_iter().for_each(|&row| self.ask(row));
+            *out = product(self.rows.row(row));
+        }
+        later.iter().skip(rows.len()).for_each(|&row| self.ask(row));
     }
 
     #[inline(always)]
-    fn ask(&self, row: Option<&u32>) {
-        if let Some(&row) = row {
-            prefetch_lines(self.rows.start(row), self.rows.width());
-        }
+    fn ask(&self, row: u32) {
+        prefetch_lines(self.rows.start(row), self.rows.width());
     }
 }
 
@@ -323,19 +323,11 @@ mod portable {
     }
 
     pub(super) fn dots_i8(a: &[Line], a_sum: i32, table: &Table<'_>, out: &mut [i64]) {
-        let later = table.ask_first();
-        for (place, (out, &row)) in out.iter_mut().zip(table.batch.rows).enumerate() {
-            table.ask(later.get(place));
-            *out = i64::from(dot_i8(a, a_sum, table.rows.row(row)));
-        }
+        table.each(out, |row| i64::from(dot_i8(a, a_sum, row)));
     }
 
     pub(super) fn dots_i16(a: &Planes, table: &Table<'_>, out: &mut [i64]) {
-        let later = table.ask_first();
-        for (place, (out, &row)) in out.iter_mut().zip(table.batch.rows).enumerate() {
-            table.ask(later.get(place));
-            *out = dot_i16(a, table.rows.row(row));
-        }
+        table.each(out, |row| dot_i16(a, row));
     }
 
     pub(super) fn dot_f32(a: &[f32], b: &[f32]) -> f32 {

@@ -188,20 +188,12 @@ macro_rules! table_kernels {
     ($features:literal, $dots_i8:ident, $dot_i8:ident, $dots_i16:ident, $dot_i16:ident) => {
         #[target_feature(enable = $features)]
         pub(super) fn $dots_i8(a: &[Line], a_sum: i32, table: &Table<'_>, out: &mut [i64]) {
-            let later = table.ask_first();
-            for (place, (out, &row)) in out.iter_mut().zip(table.batch.rows).enumerate() {
-                table.ask(later.get(place));
-                *out = i64::from($dot_i8(a, a_sum, table.rows.row(row)));
-            }
+            table.each(out, |row| i64::from($dot_i8(a, a_sum, row)));
         }
 
         #[target_feature(enable = $features)]
         pub(super) fn $dots_i16(a: &Planes, table: &Table<'_>, out: &mut [i64]) {
-            let later = table.ask_first();
-            for (place, (out, &row)) in out.iter_mut().zip(table.batch.rows).enumerate() {
-                table.ask(later.get(place));
-                *out = $dot_i16(a, table.rows.row(row));
-            }
+            table.each(out, |row| $dot_i16(a, row));
         }
     };
 }
