@@ -136,13 +136,22 @@ class Resp:
 
 
 class Redis(System):
-    """Redis 8 vector sets; links and contents in hashes; spreading in one server-side Lua script."""
+    """Redis 8 vector sets; links in hashes; each question is one server-side Lua script."""
 
     name = "Redis 8.0 vector sets + Lua"
     durability = "an append-only file, synced before each answer"
     port = 7301
     ef = 100
-    script = """
+    search_script = """
+local ids = redis.call('VSIM', 'v', 'FP32', ARGV[1], 'COUNT', 10, 'EF', ARGV[2])
+local out = {}
+for i = 1, #ids do
+  out[#out + 1] = ids[i]
+  out[#out + 1] = redis.call('GET', 'c:' .. ids[i])
+end
+return out
+"""
+    recall_script = """
 local found = redis.call('VSIM', 'v', 'FP32', ARGV[1], 'WITHSCORES', 'COUNT', 5, 'EF', ARGV[2])
 local sum, frontier = {}, {}
 for i = 1, #found, 2 do
@@ -205,15 +214,15 @@ return out
 
     def prepare(self, queries):
         self.connection = Resp(self.port)
-        sha = self.connection.call(Resp.encode("SCRIPT", "LOAD", self.script))
-        self.searches = [
-            Resp.encode("VSIM", "v", "FP32", q["raw"], "COUNT", TOP, "EF", self.ef) for q in queries]
-        self.recalls = [Resp.encode("EVALSHA", sha, 0, q["raw"], self.ef) for q in queries]
+        self.searches = self.calls(self.search_script, queries)
+        self.recalls = self.calls(self.recall_script, queries)
+
+    def calls(self, script, queries):
+        sha = self.connection.call(Resp.encode("SCRIPT", "LOAD", script))
+        return [Resp.encode("EVALSHA", sha, 0, q["raw"], self.ef) for q in queries]
 
     def search(self, n):
-        ids = self.connection.call(self.searches[n])
-        self.connection.call(Resp.encode("MGET", *[b"c:" + i for i in ids]))
-        return [i.decode() for i in ids]
+        return [i.decode() for i in self.connection.call(self.searches[n])[::2]]
 
     def recall(self, n):
         return [i.decode() for i in self.connection.call(self.recalls[n])[::2]]
