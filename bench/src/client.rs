@@ -104,7 +104,7 @@ struct Client {
     verdicts: Vec<bool>,
     outcome: ThreadOutcome,
     next_sweep_ns: u64,
-    cpu_at_warm_up: Option<(Duration, u64)>,
+    time_at_warm_up: Option<(ThreadTime, u64)>,
 }
 
 /// Runs a plan to its end; `start` is the same for all threads of a run.
@@ -133,9 +133,26 @@ pub fn pin(cpu: usize) -> io::Result<()> {
         .map_err(|e| io::Error::other(format!("cannot pin a client thread to CPU {cpu}: {e}")))
 }
 
-fn thread_cpu() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
+/// What became of the time of this thread so far.
+#[derive(Clone, Copy)]
+struct ThreadTime {
+    computed: Duration,
+    /// It could have gone on, but others had its CPU.
+    waited: Duration,
+}
+
+impl ThreadTime {
+    fn now() -> Self {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        let computed = Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32);
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+        Self { computed, waited: waited(&text).unwrap_or_default() }
+    }
+}
+
+/// The second number of `schedstat`: nanoseconds on a run queue.
+fn waited(schedstat: &str) -> Option<Duration> {
+    schedstat.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
 }
 
 /// Verdicts with a code are refusals.
@@ -169,7 +186,7 @@ impl Client {
             verdicts: plan.source.operations().iter().map(|o| o.verdicts).collect(),
             outcome,
             next_sweep_ns: 0,
-            cpu_at_warm_up: None,
+            time_at_warm_up: None,
             plan,
         };
         for number in 0..client.plan.connections {
@@ -230,8 +247,8 @@ impl Client {
 
     /// Notes the CPU time at the edges of the measured window.
     fn note_window(&mut self, now: u64) {
-        if self.cpu_at_warm_up.is_none() && now >= self.plan.window.warm_up_ns {
-            self.cpu_at_warm_up = Some((thread_cpu(), now));
+        if self.time_at_warm_up.is_none() && now >= self.plan.window.warm_up_ns {
+            self.time_at_warm_up = Some((ThreadTime::now(), now));
         }
         if now >= self.plan.window.end_ns && self.outcome.measured_ns == 0 {
             self.note_cpu(now);
@@ -239,10 +256,12 @@ impl Client {
     }
 
     fn note_cpu(&mut self, now: u64) {
-        if let Some((cpu, since)) = self.cpu_at_warm_up
+        if let Some((before, since)) = self.time_at_warm_up
             && now > since
         {
-            self.outcome.cpu_ns = (thread_cpu() - cpu).as_nanos() as u64;
+            let time = ThreadTime::now();
+            self.outcome.cpu_ns = (time.computed - before.computed).as_nanos() as u64;
+            self.outcome.waited_ns = (time.waited - before.waited).as_nanos() as u64;
             self.outcome.measured_ns = now - since;
         }
     }
@@ -487,5 +506,19 @@ impl Client {
         }
         self.outcome.close_interval(u64::MAX);
         self.outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_on_a_run_queue_is_read() {
+        assert_eq!(waited("172296 2899583 2\n"), Some(Duration::from_nanos(2_899_583)));
+        assert_eq!(waited(""), None);
+        let before = ThreadTime::now();
+        while ThreadTime::now().computed - before.computed < Duration::from_millis(2) {}
+        assert!(ThreadTime::now().waited >= before.waited);
     }
 }

@@ -132,6 +132,8 @@ pub struct ThreadOutcome {
     pub intervals: Vec<Interval>,
     /// CPU time of the client thread in the window.
     pub cpu_ns: u64,
+    /// Time in the window in which the client thread could have gone on, but others had its CPU.
+    pub waited_ns: u64,
     /// Length of the window.
     pub measured_ns: u64,
     /// End of the last answer that counted.
@@ -155,6 +157,7 @@ impl ThreadOutcome {
             lateness: histogram(),
             intervals: Vec::new(),
             cpu_ns: 0,
+            waited_ns: 0,
             measured_ns: 0,
             last_answer_ns: 0,
             warm_up_ns,
@@ -259,6 +262,8 @@ pub struct Outcome {
     pub measured_s: f64,
     /// Share of its window that the busiest client thread computed, 0 to 1.
     pub client_busy: f64,
+    /// Share of its window that a client thread waited for a CPU that others had, the longest.
+    pub client_waited: f64,
     /// The clients polled, so that `client_busy` says nothing.
     pub spin: bool,
     /// Requests a second that were meant to be sent; `None` in a closed loop.
@@ -299,6 +304,7 @@ impl Outcome {
             failed_connects: 0,
             measured_s: 0.0,
             client_busy: 0.0,
+            client_waited: 0.0,
             spin: asked.spin,
             offered: asked.offered,
             interval_s: asked.interval_s,
@@ -327,6 +333,8 @@ impl Outcome {
         if thread.measured_ns > 0 {
             let busy = thread.cpu_ns as f64 / thread.measured_ns as f64;
             self.client_busy = self.client_busy.max(busy);
+            let waited = thread.waited_ns as f64 / thread.measured_ns as f64;
+            self.client_waited = self.client_waited.max(waited);
         }
         self.merge_intervals(thread.intervals);
     }
@@ -388,6 +396,16 @@ impl Outcome {
                 self.client_busy * 100.0
             ));
         }
+        // A thread that polls always has something to compute: where it waits, it does not poll.
+        let waited_max = if self.spin { 0.1 } else { 0.9 - self.client_busy };
+        if self.client_waited > waited_max {
+            return Some(format!(
+                "a client thread computed {:.0} % of the time and waited for a CPU that others had \
+                 for {:.0} %: the client is the bottleneck, give it a CPU of its own",
+                self.client_busy * 100.0,
+                self.client_waited * 100.0
+            ));
+        }
         let late_us = self.lateness.value_at_quantile(0.99) as f64 / 1e3;
         let p99_us = self.latency().value_at_quantile(0.99) as f64 / 1e3;
         if self.offered.is_some() && late_us > 200.0 && late_us > 0.2 * p99_us {
@@ -397,5 +415,28 @@ impl Outcome {
             ));
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(computed: u64, waited: u64, spin: bool) -> Outcome {
+        let mut thread = ThreadOutcome::new(1, 0, 1);
+        (thread.cpu_ns, thread.waited_ns, thread.measured_ns) = (computed, waited, 100);
+        let (names, items) = (vec!["get".to_owned()], vec![1]);
+        let asked = Asked { names, items, offered: None, spin, interval_s: 1.0 };
+        Outcome::collect(vec![thread], asked)
+    }
+
+    #[test]
+    fn a_client_that_computes_all_the_time_or_waits_for_a_cpu_is_called_the_bottleneck() {
+        let says = |computed, waited, spin| outcome(computed, waited, spin).saturation();
+        assert!(says(95, 0, false).is_some_and(|why| why.contains("computed 95 %")));
+        assert!(says(46, 50, false).is_some_and(|why| why.contains("had for 50 %")));
+        assert!(says(85, 15, true).is_some_and(|why| why.contains("had for 15 %")));
+        assert_eq!(says(46, 30, false), None);
+        assert_eq!(says(99, 1, true), None);
     }
 }

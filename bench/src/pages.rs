@@ -162,7 +162,7 @@ fn push_notes(group: &[&SessionResult], page: &mut String) {
             for (problem, count) in &step.problems {
                 let _ = writeln!(page, "  - {}: {count} × {problem}", step.name);
             }
-            if let Some(reason) = &step.client_saturated {
+            for reason in step.notes() {
                 let _ = writeln!(page, "  - {}: {reason}", step.name);
             }
         }

@@ -88,7 +88,7 @@ fn push_steps(result: &SessionResult, page: &mut String) {
             let text = escape(&format!("{}: {count} × {problem}", step.name));
             let _ = writeln!(page, "<p class=\"bad\">{text}</p>");
         }
-        if let Some(reason) = &step.client_saturated {
+        for reason in step.notes() {
             let text = escape(&format!("{}: {reason}", step.name));
             let _ = writeln!(page, "<p class=\"bad\">{text}</p>");
         }

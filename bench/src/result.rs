@@ -85,6 +85,9 @@ pub struct StepResult {
     /// The clients polled.
     #[serde(default)]
     pub spin: bool,
+    /// Why a ramp ended with this run.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub not_sustained: Option<String>,
     /// Why the figures say more about the client than about the server.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub client_saturated: Option<String>,
@@ -177,8 +180,14 @@ impl StepResult {
             client_busy: thousandth(outcome.client_busy),
             client_late_us_p99: tenth(micros(outcome.lateness.value_at_quantile(0.99))),
             spin: outcome.spin,
+            not_sustained: None,
             client_saturated: outcome.saturation(),
         }
+    }
+
+    /// What a reader must know beside the figures.
+    pub fn notes(&self) -> impl Iterator<Item = &String> {
+        self.not_sustained.iter().chain(&self.client_saturated)
     }
 
     /// One line for a terminal.
@@ -204,7 +213,7 @@ impl StepResult {
         for (problem, count) in &self.problems {
             line.push_str(&format!("\n    {count} × {problem}"));
         }
-        if let Some(reason) = &self.client_saturated {
+        for reason in self.notes() {
             line.push_str(&format!("\n    note: {reason}"));
         }
         line

@@ -81,10 +81,11 @@ impl Session {
                     result.server_cpu_us =
                         Some((us / outcome.sent.max(1) as f64 * 10.0).round() / 10.0);
                 }
+                result.not_sustained = shortfall(&step.load, &result);
                 show(&result);
-                let sustained = is_sustained(&step.load, &result);
+                let is_last = result.not_sustained.is_some();
                 recorded.push(Recorded { result, outcome, began });
-                if !sustained {
+                if is_last {
                     break;
                 }
             }
@@ -176,15 +177,19 @@ fn step_name(step: &Step, load: Load) -> String {
     }
 }
 
-/// At least 98 % of a ramp's rate is answered well, within the time that it asks for.
-fn is_sustained(load: &LoadSpec, result: &StepResult) -> bool {
-    match load {
-        LoadSpec::Ramp { p99_ms_max, .. } => {
-            let offered = result.offered_per_s.unwrap_or(0.0);
-            result.ok_per_s >= 0.98 * offered && result.latency_us.p99 <= p99_ms_max * 1e3
-        }
-        LoadSpec::Closed { .. } | LoadSpec::Open { .. } => true,
+/// What keeps a ramp's rate from being sustained: less than 98 % of it is answered well, or not within
+/// the time that it asks for.
+fn shortfall(load: &LoadSpec, result: &StepResult) -> Option<String> {
+    let LoadSpec::Ramp { p99_ms_max, .. } = load else { return None };
+    let (offered, p99_ms) = (result.offered_per_s.unwrap_or(0.0), result.latency_us.p99 / 1e3);
+    if result.ok_per_s >= 0.98 * offered && p99_ms <= *p99_ms_max {
+        return None;
     }
+    Some(format!(
+        "the ramp ends here: {:.0} of {offered:.0}/s were answered well, 98 % are asked for; P99 is \
+         {p99_ms:.1} ms, at most {p99_ms_max:.0} are asked for",
+        result.ok_per_s
+    ))
 }
 
 /// Share of the true ten nearest among the ten that vector search alone returns.
@@ -216,4 +221,25 @@ pub fn recall_at_10(address: SocketAddr, set: &Synthetic, queries: u64) -> io::R
         sum += truth::recall_at(right, &given, 10);
     }
     Ok(sum / queries.max(1) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ramp_ends_where_answers_are_too_few_or_too_late() {
+        let (from, to, factor, connections, p99_ms_max) = (100.0, 200.0, 2.0, 1, 50.0);
+        let ramp = LoadSpec::Ramp { from, to, factor, connections, p99_ms_max };
+        let says = |load: &LoadSpec, ok_per_s, p99_us| {
+            let mut result =
+                StepResult { offered_per_s: Some(100.0), ok_per_s, ..Default::default() };
+            result.latency_us.p99 = p99_us;
+            shortfall(load, &result)
+        };
+        assert_eq!(says(&ramp, 98.0, 50_000.0), None);
+        assert!(says(&ramp, 97.0, 50_000.0).is_some_and(|why| why.contains("97 of 100/s")));
+        assert!(says(&ramp, 100.0, 51_000.0).is_some_and(|why| why.contains("P99 is 51.0 ms")));
+        assert_eq!(says(&LoadSpec::Closed { clients: 1 }, 1.0, 1e9), None);
+    }
 }
