@@ -9,4 +9,5 @@
 mod fake;
 mod load;
 mod pages;
+mod python;
 mod session;
