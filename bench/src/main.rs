@@ -69,10 +69,10 @@ struct ScaleArgs {
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 32, 64])]
     shards: Vec<u16>,
     /// Memories of the data set, on all shards together.
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 140_000)]
     memories: u64,
-    /// Recalls that are measured on real shards.
-    #[arg(long, default_value_t = 200)]
+    /// Recalls that are measured on real shards, each by another vector.
+    #[arg(long, default_value_t = 2048)]
     recalls: u64,
     /// Seconds of each run on the real server.
     #[arg(long, default_value_t = 1.0)]

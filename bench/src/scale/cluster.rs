@@ -1,13 +1,13 @@
 //! Any number of real shards in one thread, and what each step of a recall costs on them.
 //!
 //! *Invariants*: the shards and what they say to each other are the server's; one recall is under way
-//! at a time; a step is timed alone, without the delivery of what it sends.
+//! at a time; a step is timed alone, without the delivery of what it sends, and by the computing time of
+//! its thread, so that what else the machine does is not in it.
 //!
 //! *Not here*: cores, mailboxes and waiting (`cores`), which are simulated.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::time::Instant;
 
 use engram_engine::key::{Partitioner, ShardIx};
 use engram_engine::mesh::{Envelope, Message};
@@ -68,30 +68,6 @@ impl Trace {
     pub fn others(&self) -> impl Iterator<Item = &Part> {
         self.asks().flat_map(|asked| &asked.parts)
     }
-
-    /// Takes over what another run of the same recall did faster, where it took the same steps.
-    pub fn keep_faster(&mut self, other: &Self) {
-        let shape = |parts: &[Part]| parts.iter().map(|part| part.asks.len()).collect::<Vec<_>>();
-        if self.turns.len() != other.turns.len() {
-            return;
-        }
-        for (mine, theirs) in self.turns.iter_mut().zip(&other.turns) {
-            if shape(mine) == shape(theirs) {
-                keep_faster_parts(mine, theirs);
-            }
-        }
-    }
-}
-
-fn keep_faster_parts(mine: &mut [Part], theirs: &[Part]) {
-    for (mine, theirs) in mine.iter_mut().zip(theirs) {
-        mine.cost_ns = mine.cost_ns.min(theirs.cost_ns);
-        for (mine, theirs) in mine.asks.iter_mut().zip(&theirs.asks) {
-            if mine.parts.len() == theirs.parts.len() {
-                keep_faster_parts(&mut mine.parts, &theirs.parts);
-            }
-        }
-    }
 }
 
 /// Where a trace keeps a question: turn, part, number.
@@ -105,6 +81,7 @@ pub struct Cluster {
     queue: VecDeque<(ShardIx, ShardIx, Envelope)>,
     answer: Option<Result<Answer, Rejection>>,
     now: i64,
+    clock: Clock,
 }
 
 impl Cluster {
@@ -119,6 +96,7 @@ impl Cluster {
             queue: VecDeque::new(),
             answer: None,
             now: 1_700_000_000_000_000,
+            clock: Clock::new(),
         };
         for me in 0..shards {
             cluster.shards[usize::from(me)].start_exchange(Timestamp(cluster.now));
@@ -222,7 +200,7 @@ impl Cluster {
         let mut parts = Vec::new();
         let mut next = VecDeque::from([event]);
         loop {
-            let began = Instant::now();
+            let began = self.clock.now();
             let shard = &mut self.shards[me.index()];
             let mut part = Part::default();
             if let Some(event) = next.pop_front() {
@@ -237,7 +215,7 @@ impl Cluster {
             }
             let mut effects = Vec::new();
             shard.effects(&mut effects);
-            part.cost_ns = began.elapsed().as_nanos() as u64;
+            part.cost_ns = self.clock.since(began);
             self.now += 1;
             for effect in effects {
                 if let Effect::Send { to, envelope } = &effect
@@ -313,6 +291,30 @@ impl Cluster {
             let sequence = self.synced[me] as u64;
             self.step(ShardIx(me as u16), Event::Durable { sequence, log_bytes: 0 });
         }
+    }
+}
+
+/// Computing time of this thread.
+struct Clock {
+    /// What looking at it takes.
+    look_ns: u64,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let mut clock = Self { look_ns: 0 };
+        let looks = (0..1000).map(|_| clock.since(clock.now()));
+        clock.look_ns = looks.min().unwrap_or(0);
+        clock
+    }
+
+    fn now(&self) -> u64 {
+        let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        used.tv_sec.cast_unsigned() * 1_000_000_000 + used.tv_nsec.cast_unsigned()
+    }
+
+    fn since(&self, began: u64) -> u64 {
+        (self.now() - began).saturating_sub(self.look_ns)
     }
 }
 

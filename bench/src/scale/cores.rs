@@ -29,14 +29,18 @@ pub struct Costs {
     pub flight_ns: u64,
     /// In addition where it has nothing to do and sleeps.
     pub wake_ns: u64,
+    /// Computing time for going to sleep and waking up again.
+    pub sleep_ns: u64,
     /// Computing time for letting others run after a slice of a search.
     pub pause_ns: u64,
+    /// Computing time of a step inside of a server, in units of 1/1000 of what it takes alone.
+    pub step_permille: u64,
 }
 
 impl Costs {
     /// Computing time of one piece, and for letting others run after it.
     pub fn of(&self, part: &Part) -> u64 {
-        part.cost_ns + if part.is_slice { self.pause_ns } else { 0 }
+        part.cost_ns * self.step_permille / 1000 + if part.is_slice { self.pause_ns } else { 0 }
     }
 }
 
@@ -58,6 +62,8 @@ pub struct Simulated {
     pub latency: Histogram<u64>,
     /// Share of the time that the cores computed, on average.
     pub busy: f64,
+    /// Computing time of all cores for one answer, in nanoseconds.
+    pub cpu_ns: f64,
 }
 
 /// A piece of work on a core.
@@ -109,6 +115,8 @@ struct Machine<'a> {
     random: Random,
     /// When the first and the last recall that counts was answered, and how many were.
     counted: (u64, u64, u64),
+    /// Recalls that were answered, whether they count or not.
+    answered: u64,
     latency: Histogram<u64>,
 }
 
@@ -135,6 +143,7 @@ pub fn simulate(
         now: 0,
         random: Random::new(seed),
         counted: (0, 0, 0),
+        answered: 0,
         latency: histogram(),
     };
     let clients = match arrivals {
@@ -182,9 +191,10 @@ impl Machine<'_> {
         let core = &mut self.cores[number];
         core.queue.push_back(item);
         if core.doing.is_none() {
+            core.busy_ns += self.costs.sleep_ns;
             // Waking for a request is part of what its client waits for anyway.
-            let wakes = matches!(item, Item::Other { .. } | Item::Reply { .. });
-            self.begin(number, if wakes { self.costs.wake_ns } else { 0 });
+            let waits = matches!(item, Item::Other { .. } | Item::Reply { .. });
+            self.begin(number, if waits { self.costs.wake_ns } else { 0 });
         }
     }
 
@@ -276,6 +286,7 @@ impl Machine<'_> {
 
     fn answer(&mut self, recall: usize) {
         let at = self.now + self.costs.line_ns;
+        self.answered += 1;
         if self.recalls.len() > self.recalls_max / 5 {
             let (first, last, count) = &mut self.counted;
             if *count == 0 {
@@ -297,6 +308,7 @@ impl Machine<'_> {
             per_s: count.saturating_sub(1) as f64 / seconds,
             latency: self.latency,
             busy: busy as f64 / self.now.max(1) as f64 / self.cores.len() as f64,
+            cpu_ns: busy as f64 / self.answered.max(1) as f64,
         }
     }
 }
@@ -322,7 +334,9 @@ mod tests {
             envelope_ns: 1000,
             flight_ns: 5000,
             wake_ns: 0,
+            sleep_ns: 0,
             pause_ns: 0,
+            step_permille: 1000,
         }
     }
 
@@ -359,6 +373,25 @@ mod tests {
         assert_eq!(p50_us(&awake), 165);
         let sleepy = Costs { wake_ns: 20_000, ..costs() };
         assert_eq!(p50_us(&simulate(&[trace], 2, sleepy, one, 100, 1)), 205);
+    }
+
+    #[test]
+    fn a_core_that_sleeps_computes_for_it_and_one_that_has_work_does_not() {
+        let cpu_us = |clients| {
+            let sleepy = Costs { sleep_ns: 40_000, line_ns: 20_000, ..costs() };
+            let clients = Arrivals::Closed(clients);
+            simulate(&[asks_all(2, 90, 50)], 2, sleepy, clients, 2000, 1).cpu_ns / 1000.0
+        };
+        // 10 + 90 + 1, 1 + 50 + 1, 1 + 1; woken by the request, by the question, by the reply.
+        assert!((cpu_us(1) / (155.0 + 3.0 * 40.0) - 1.0).abs() < 0.01, "{}", cpu_us(1));
+        assert!((cpu_us(64) / 155.0 - 1.0).abs() < 0.04, "{}", cpu_us(64));
+    }
+
+    #[test]
+    fn a_step_in_a_server_takes_longer_than_alone() {
+        let slow = Costs { step_permille: 1500, ..costs() };
+        let done = simulate(&[asks_all(1, 90, 0)], 1, slow, Arrivals::Closed(1), 100, 1);
+        assert_eq!(p50_us(&done), 145);
     }
 
     #[test]

@@ -11,14 +11,18 @@ pub mod cores;
 pub mod page;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use engram_engine::key::ShardIx;
+use engram_engine::model::{Metric, VectorEncoding};
+use engram_engine::vector::VectorIndex;
 use serde::{Deserialize, Serialize};
 
 use crate::child::{Folder, Served};
 use crate::dataset::{Dataset, Synthetic, VectorForm};
+use crate::http::Connection;
 use crate::machine::Machine;
 use crate::mailbox::{self, Load, Shards};
 use crate::micro;
@@ -32,14 +36,18 @@ use cores::{Arrivals, Costs, simulate};
 const USED: f64 = 0.7;
 /// Clients for each core that find out how many recalls are done at most.
 const CLIENTS_A_CORE: usize = 16;
-/// Times that each recall is run; the fastest counts, step by step.
-const REPEATS: usize = 3;
+/// Recalls by other vectors before those that are measured: after them a step is as warm as the many
+/// vectors in between leave it.
+const BEFORE: u64 = 100;
 /// Answers of a simulated run, at least.
 const ANSWERS: usize = 20_000;
 /// Questions between two shards for each cost of a message.
 const QUESTIONS: usize = 4000;
 /// Seconds of a run on the real server that are not recorded.
 const WARM_UP_S: f64 = 0.3;
+/// Memories fall on shards by lot: the smallest holds fewer than the average by so many standard
+/// deviations at most.
+const DEVIATIONS: f64 = 4.0;
 
 /// What is studied.
 #[derive(Clone, Debug)]
@@ -50,7 +58,7 @@ pub struct Scaling {
     pub shards: Vec<u16>,
     /// Memories of the data set, on all shards together.
     pub memories: u64,
-    /// Recalls that are measured on real shards.
+    /// Recalls that are measured on real shards, each by another vector.
     pub recalls: u64,
     /// Seconds of each run on the real server.
     pub duration_s: f64,
@@ -106,6 +114,8 @@ pub struct Check {
 pub struct Row {
     /// Cores, each with a shard.
     pub cores: u16,
+    /// Memories of a shard, on average.
+    pub memories: u64,
     /// Computed at the home for a recall.
     pub home_us: f64,
     /// Computed by all other shards for it.
@@ -133,31 +143,33 @@ pub struct Row {
 /// # Errors
 /// What kept a server or shards from starting.
 pub fn study(wanted: &Scaling, show: &mut dyn FnMut(&str)) -> io::Result<Study> {
+    check_walks(wanted)?;
     let set = micro::data(wanted.memories);
     show("measuring a server with one shard");
-    let (empty, one) = serve(wanted, 1, &[1])?;
+    let (empty, one) = serve(wanted, &["--shards=1", "--cpus=0"], &[1])?;
     show("measuring a server with two shards");
-    let (_, two) = serve(wanted, 2, &[])?;
+    let (_, two) = serve(wanted, &["--shards=2"], &[])?;
     show("measuring messages between shards");
-    let costs = costs(&set, &empty)?;
+    let between = costs(&set, &empty)?;
     let client_ns = (one[1].client_busy / one[1].ok_per_s * 1e9) as u64;
-    // The client of two shards computes on their cores, not beside them.
-    let shared = Costs {
-        request_ns: costs.request_ns + client_ns,
-        line_ns: costs.line_ns.saturating_sub(client_ns),
-        ..costs
-    };
+    let real = [(1, 0, &one), (2, client_ns, &two)];
+    show("measuring the steps of recalls on one shard");
+    let alone = measure(&set, 1, wanted.recalls);
+    let step_permille = step_permille(&alone, between, one[2].server_cpu_us.unwrap_or(0.0));
+    let costs = Costs { step_permille, ..between };
     let (mut checks, mut rows) = (Vec::new(), Vec::new());
     for cores in &wanted.shards {
-        show(&format!("measuring the steps of recalls on {cores} shards"));
-        let traces = measure(&set, *cores, wanted.recalls);
-        rows.push(predict(&traces, *cores, costs, wanted.seed));
-        let real = [(1, costs, &one), (2, shared, &two)];
-        for (shards, loaded, steps) in real.into_iter().filter(|(shards, ..)| shards == cores) {
+        let traces = if *cores == 1 {
+            alone.clone()
+        } else {
+            show(&format!("measuring the steps of recalls on {cores} shards"));
+            measure(&set, *cores, wanted.recalls)
+        };
+        rows.push(predict(&traces, *cores, wanted.memories, costs, wanted.seed));
+        for (shards, client_ns, steps) in real.iter().filter(|(shards, ..)| shards == cores) {
             checks.extend(steps.iter().zip(CLIENTS).map(|(step, clients)| {
-                let predicted = closed(&traces, shards, loaded, clients, wanted.seed);
-                let predicted = Figures { cpu_us: cpu_us(&traces, costs), ..predicted };
-                Check { shards, clients, predicted, measured: measured(step) }
+                let predicted = beside(&traces, *shards, costs, *client_ns, clients, wanted.seed);
+                Check { shards: *shards, clients, predicted, measured: measured(step) }
             }));
         }
     }
@@ -165,18 +177,31 @@ pub fn study(wanted: &Scaling, show: &mut dyn FnMut(&str)) -> io::Result<Study> 
     Ok(Study { machine: Machine::read(), memories, costs, client_ns, checks, rows })
 }
 
+/// Shards that hold little compare all vectors one by one: of those nothing could be learnt about
+/// shards that walk through a graph.
+fn check_walks(wanted: &Scaling) -> io::Result<()> {
+    let flat = VectorIndex::new(384, Metric::Cosine, VectorEncoding::Int8, 1).flat_max() as f64;
+    let most = wanted.shards.iter().copied().max().unwrap_or(1);
+    let least = ((flat + DEVIATIONS * flat.sqrt()) * f64::from(most)).ceil() as u64;
+    if wanted.memories >= least {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "{most} shards compare vectors one by one unless there are {least} memories"
+    )))
+}
+
 /// Clients of the steps of the workloads that are driven.
 const CLIENTS: [usize; 3] = [1, 8, 64];
 
-/// The steps of the empty request, and those of recalls, on a server with so many shards.
+/// The steps of the empty request, and those of recalls, on a server with such flags.
 fn serve(
     wanted: &Scaling,
-    shards: u16,
+    flags: &[&str],
     client_cpus: &[usize],
 ) -> io::Result<(Vec<StepResult>, Vec<StepResult>)> {
     let folder = Folder::new()?;
-    let cpus = if shards == 1 { "--cpus=0" } else { "--cpus=0,1" };
-    let flags = [format!("--shards={shards}"), cpus.to_owned()];
+    let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
     let served = Served::start(&wanted.engram, folder.path(), &flags)?;
     let session = Session {
         address: served.address,
@@ -195,6 +220,7 @@ fn serve(
         let set: Dataset = workload.dataset.open(None)?;
         if load {
             session.load(&set, 2, VectorForm::Base64, &|_| {})?;
+            ask_each(served.address, &workload, &set)?;
         }
         let steps = session.steps(&workload, &set, &mut |_| {})?;
         let steps: Vec<_> = steps.into_iter().map(|step| step.result).collect();
@@ -209,6 +235,17 @@ fn serve(
     Ok((empty, recall))
 }
 
+/// Asks all that will be asked once: the model reads contents from memory, and then so does the server.
+fn ask_each(address: SocketAddr, workload: &Workload, set: &Dataset) -> io::Result<()> {
+    let mut connection = Connection::open(address, Duration::from_secs(30))?;
+    for operation in workload.operations(set, &address.to_string(), 1).iter() {
+        for request in operation.requests.iter() {
+            connection.exchange(&request.bytes)?;
+        }
+    }
+    Ok(())
+}
+
 /// What lies between the steps, from mailboxes, JSON and the empty request of one shard.
 fn costs(set: &Synthetic, empty: &[StepResult]) -> io::Result<Costs> {
     let asked = |shards, spin, load| -> io::Result<mailbox::Answered> {
@@ -220,23 +257,40 @@ fn costs(set: &Synthetic, empty: &[StepResult]) -> io::Result<Costs> {
     };
     let envelope_us = more(Duration::ZERO, Load::Sixteen, |answered| answered.cpu_us)? / 4.0;
     let awake_us = more(mailbox::SPIN, Load::OneByOne, |answered| answered.p50_us)?;
-    let asleep_us = more(Duration::ZERO, Load::OneByOne, |answered| answered.p50_us)?;
+    let alone_us = asked(1, Duration::ZERO, Load::OneByOne)?;
+    let asleep = asked(2, Duration::ZERO, Load::OneByOne)?;
+    let wake_us = (asleep.p50_us - alone_us.p50_us - awake_us).max(0.0) / 2.0;
+    // Both shards sleep and wake for each question.
+    let sleep_us = (asleep.cpu_us - alone_us.cpu_us - 4.0 * envelope_us).max(0.0) / 2.0;
     let flight_us = (awake_us / 2.0 - 2.0 * envelope_us).max(0.0);
     let json_ns: f64 = micro::ALL
         .iter()
         .filter(|micro| ["json-in", "json-out"].contains(&micro.name))
         .map(|micro| micro.time(set, 5.0, 5).median_ns)
         .sum();
-    let http_us = empty[1].server_cpu_us.unwrap_or(0.0);
+    let http_us = empty[2].server_cpu_us.unwrap_or(0.0);
     let ns = |us: f64| (us * 1e3) as u64;
     Ok(Costs {
         request_ns: ns(http_us) + json_ns as u64,
         line_ns: ns((empty[0].latency_us.p50 - http_us).max(0.0)),
         envelope_ns: ns(envelope_us),
         flight_ns: ns(flight_us),
-        wake_ns: ns((asleep_us - awake_us).max(0.0) / 2.0),
+        wake_ns: ns(wake_us),
+        sleep_ns: ns(sleep_us),
         pause_ns: ns(asked(1, Duration::ZERO, Load::Pause)?.cpu_us),
+        step_permille: 1000,
     })
+}
+
+/// How much longer steps take in a server of one shard whose core has no pause, such that its
+/// computing time for a recall is the model's.
+fn step_permille(alone: &[Trace], between: Costs, cpu_us: f64) -> u64 {
+    let steps_us =
+        mean(alone, |trace| trace.home().map(|part| part.cost_ns).sum::<u64>() as f64 / 1e3);
+    let pauses = Costs { step_permille: 0, ..between };
+    let rest_us =
+        between.request_ns as f64 / 1e3 + mean(alone, |trace| sum_us(trace.home(), pauses));
+    ((cpu_us - rest_us).max(0.0) / steps_us * 1e3).round() as u64
 }
 
 fn measured(step: &StepResult) -> Figures {
@@ -248,31 +302,48 @@ fn measured(step: &StepResult) -> Figures {
     }
 }
 
-/// Measures so many recalls on so many shards that hold the set between them.
+/// Measures so many recalls, each by another vector, on so many shards that hold the set between
+/// them.
 pub fn measure(set: &Synthetic, shards: u16, recalls: u64) -> Vec<Trace> {
     let mut cluster = Cluster::new(shards);
     cluster.load(set);
-    let mut run = || -> Vec<Trace> {
-        let home = |q| ShardIx((q % u64::from(shards)) as u16);
-        (0..recalls).map(|q| cluster.recall(home(q), set, q)).collect()
-    };
-    let mut best = run();
-    for _ in 1..REPEATS {
-        best.iter_mut().zip(&run()).for_each(|(best, again)| best.keep_faster(again));
+    let home = |q| ShardIx((q % u64::from(shards)) as u16);
+    for q in recalls..recalls + BEFORE {
+        cluster.recall(home(q), set, q);
     }
-    best
+    (0..recalls).map(|q| cluster.recall(home(q), set, q)).collect()
 }
 
+/// What the model makes of clients that ask again as soon as they are answered.
 fn closed(traces: &[Trace], cores: u16, costs: Costs, clients: usize, seed: u64) -> Figures {
     let clients = Arrivals::Closed(clients);
     let done = simulate(traces, usize::from(cores), costs, clients, ANSWERS, seed);
     let us = |quantile| done.latency.value_at_quantile(quantile) as f64 / 1e3;
     let (p50_us, p99_us) = (us(0.5), us(0.99));
-    Figures { per_s: done.per_s, p50_us, p99_us, cpu_us: cpu_us(traces, costs) }
+    Figures { per_s: done.per_s, p50_us, p99_us, cpu_us: done.cpu_ns / 1e3 }
+}
+
+/// The same beside a server whose client computes so long for a request on the server's own cores.
+fn beside(
+    traces: &[Trace],
+    cores: u16,
+    costs: Costs,
+    client_ns: u64,
+    clients: usize,
+    seed: u64,
+) -> Figures {
+    let shared = Costs {
+        request_ns: costs.request_ns + client_ns,
+        line_ns: costs.line_ns.saturating_sub(client_ns),
+        ..costs
+    };
+    let figures = closed(traces, cores, shared, clients, seed);
+    // What the client computes is not the server's.
+    Figures { cpu_us: figures.cpu_us - client_ns as f64 / 1e3, ..figures }
 }
 
 /// What a machine with a core for each shard makes of these recalls.
-pub fn predict(traces: &[Trace], cores: u16, costs: Costs, seed: u64) -> Row {
+pub fn predict(traces: &[Trace], cores: u16, memories: u64, costs: Costs, seed: u64) -> Row {
     let count = usize::from(cores);
     let clients = Arrivals::Closed(CLIENTS_A_CORE * count);
     let most = simulate(traces, count, costs, clients, ANSWERS.max(count * 500), seed);
@@ -282,11 +353,12 @@ pub fn predict(traces: &[Trace], cores: u16, costs: Costs, seed: u64) -> Row {
     let asks = mean(traces, |trace| trace.asks().count() as f64);
     Row {
         cores,
+        memories: memories / u64::from(cores),
         home_us: mean(traces, |trace| sum_us(trace.home(), costs)),
         others_us: mean(traces, |trace| sum_us(trace.others(), costs)),
         envelopes: 2.0 * asks,
         messages_us: messages_us(traces, costs),
-        cpu_us: cpu_us(traces, costs),
+        cpu_us: most.cpu_ns / 1e3,
         per_s: most.per_s,
         busy: most.busy,
         alone_p50_us: closed(traces, cores, costs, 1, seed).p50_us,
@@ -300,12 +372,6 @@ fn messages_us(traces: &[Trace], costs: Costs) -> f64 {
     mean(traces, |trace| trace.asks().count() as f64) * 4.0 * costs.envelope_ns as f64 / 1e3
 }
 
-/// Computing time of all cores for one recall.
-fn cpu_us(traces: &[Trace], costs: Costs) -> f64 {
-    let steps = mean(traces, |trace| sum_us(trace.home().chain(trace.others()), costs));
-    steps + messages_us(traces, costs) + costs.request_ns as f64 / 1e3
-}
-
 fn sum_us<'a>(parts: impl Iterator<Item = &'a Part>, costs: Costs) -> f64 {
     parts.map(|part| costs.of(part)).sum::<u64>() as f64 / 1e3
 }
@@ -317,11 +383,75 @@ fn mean(traces: &[Trace], of: impl Fn(&Trace) -> f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cluster::Asked;
+
+    const COSTS: Costs = Costs {
+        request_ns: 10_000,
+        line_ns: 0,
+        envelope_ns: 1000,
+        flight_ns: 5000,
+        wake_ns: 0,
+        sleep_ns: 0,
+        pause_ns: 4000,
+        step_permille: 1000,
+    };
+
+    /// 90 µs at home, then a question to the other shard, which takes a slice of 50 µs; 2 µs at the end.
+    fn crosses() -> Trace {
+        let part = |us: u64, is_slice, asks| Part { cost_ns: us * 1000, is_slice, asks };
+        let asked = Asked { offset: 1, parts: vec![part(50, true, Vec::new())] };
+        let first = vec![part(90, false, vec![asked])];
+        Trace { turns: vec![first, vec![part(2, false, Vec::new())]] }
+    }
+
+    #[test]
+    fn a_row_adds_up_what_a_recall_computes() {
+        let row = predict(&[crosses()], 2, 9001, COSTS, 1);
+        assert_eq!((row.cores, row.memories), (2, 4500));
+        let sums = [row.home_us, row.others_us, row.messages_us, row.envelopes];
+        assert_eq!(sums, [92.0, 54.0, 4.0, 2.0]);
+        let whole = 10.0 + sums[..3].iter().sum::<f64>();
+        assert!((row.cpu_us / whole - 1.0).abs() < 0.01, "{} of {whole}", row.cpu_us);
+        // Two cores share it, and neither waits for long.
+        let bound = 2.0 * 1e6 / whole;
+        assert!((0.95..1.01).contains(&(row.per_s / bound)), "{} of {bound}", row.per_s);
+        // Request, home, envelope; flight; envelope, slice, pause, envelope; flight; envelope, end.
+        assert!((row.alone_p50_us - 170.0).abs() < 1.0, "{}", row.alone_p50_us);
+    }
+
+    #[test]
+    fn a_client_on_the_cores_of_the_server_takes_their_time_but_is_not_the_server() {
+        let figures = beside(&[crosses()], 2, COSTS, 40_000, 64, 1);
+        assert!((figures.cpu_us / 160.0 - 1.0).abs() < 0.01, "{}", figures.cpu_us);
+        let bound = 2.0 * 1e6 / 200.0;
+        assert!((0.95..1.01).contains(&(figures.per_s / bound)), "{}", figures.per_s);
+    }
+
+    #[test]
+    fn steps_are_as_long_as_a_server_of_one_shard_says() {
+        let part = Part { cost_ns: 90_000, is_slice: true, asks: Vec::new() };
+        let alone = [Trace { turns: vec![vec![part]] }];
+        // 10 for the request, 4 for the pause, half as much again for the step.
+        let step_permille = step_permille(&alone, COSTS, 149.0);
+        assert_eq!(step_permille, 1500);
+        let figures = closed(&alone, 1, Costs { step_permille, ..COSTS }, 64, 1);
+        assert!((figures.cpu_us / 149.0 - 1.0).abs() < 0.001, "{}", figures.cpu_us);
+    }
+
+    #[test]
+    fn shards_that_would_not_walk_are_not_studied() {
+        let (engram, shards) = (PathBuf::new(), vec![1, 64]);
+        let mut wanted =
+            Scaling { engram, shards, memories: 20_000, recalls: 1, duration_s: 1.0, seed: 1 };
+        let refused = check_walks(&wanted).expect_err("2,000 vectors have no graph");
+        assert!(refused.to_string().contains("64 shards"), "{refused}");
+        wanted.memories = 140_000;
+        assert!(check_walks(&wanted).is_ok());
+    }
 
     #[test]
     fn every_shard_is_asked_and_a_machine_is_made_of_it() {
         let set = micro::data(400);
-        let costs = Costs { request_ns: 1000, envelope_ns: 500, ..Costs::default() };
         for shards in [1, 3] {
             let traces = measure(&set, shards, 6);
             assert_eq!(traces.len(), 6);
@@ -332,7 +462,7 @@ mod tests {
                 assert_eq!(trace.turns.len(), asked + 1, "one turn for each reply");
                 assert!(trace.home().chain(trace.others()).any(|part| part.cost_ns > 0));
             }
-            let row = predict(&traces, shards, costs, 1);
+            let row = predict(&traces, shards, 400, COSTS, 1);
             // No more than its cores can compute.
             let bound = f64::from(shards) * 1e6 / row.cpu_us;
             assert!(row.per_s > 0.0 && row.per_s < bound * 1.1, "{} {bound}", row.per_s);

@@ -262,8 +262,8 @@ impl VectorIndex {
         }
     }
 
-    /// Vectors that are kept without a graph.
-    fn flat_max(&self) -> usize {
+    /// So many vectors are kept without a graph, and compared one by one.
+    pub fn flat_max(&self) -> usize {
         (2 * self.slice().0 as usize).max(FLAT_MIN)
     }
 
