@@ -91,6 +91,7 @@ enum Happening {
 struct Core {
     queue: VecDeque<Item>,
     doing: Option<Item>,
+    idle_since: u64,
     busy_ns: u64,
 }
 
@@ -191,16 +192,21 @@ impl Machine<'_> {
         let core = &mut self.cores[number];
         core.queue.push_back(item);
         if core.doing.is_none() {
-            core.busy_ns += self.costs.sleep_ns;
             // Waking for a request is part of what its client waits for anyway.
             let waits = matches!(item, Item::Other { .. } | Item::Reply { .. });
-            self.begin(number, if waits { self.costs.wake_ns } else { 0 });
+            let after_ns = if waits { self.costs.wake_ns } else { 0 };
+            // A core that has hardly gone to sleep has not computed long for it.
+            core.busy_ns += self.costs.sleep_ns.min(self.now - core.idle_since + after_ns);
+            self.begin(number, after_ns);
         }
     }
 
     /// Takes the next thing out of the queue.
     fn begin(&mut self, number: usize, after_ns: u64) {
-        let Some(item) = self.cores[number].queue.pop_front() else { return };
+        let Some(item) = self.cores[number].queue.pop_front() else {
+            self.cores[number].idle_since = self.now;
+            return;
+        };
         let item = match item {
             Item::Reply { recall } => {
                 let turn = self.recalls[recall].next;
@@ -378,7 +384,7 @@ mod tests {
     #[test]
     fn a_core_that_sleeps_computes_for_it_and_one_that_has_work_does_not() {
         let cpu_us = |clients| {
-            let sleepy = Costs { sleep_ns: 40_000, line_ns: 20_000, ..costs() };
+            let sleepy = Costs { sleep_ns: 40_000, line_ns: 60_000, ..costs() };
             let clients = Arrivals::Closed(clients);
             simulate(&[asks_all(2, 90, 50)], 2, sleepy, clients, 2000, 1).cpu_ns / 1000.0
         };

@@ -101,6 +101,8 @@ pub struct Figures {
 pub struct Check {
     /// Shards of the server.
     pub shards: u16,
+    /// CPUs that they share.
+    pub cpus: u16,
     /// Clients.
     pub clients: usize,
     /// Of the model.
@@ -147,12 +149,18 @@ pub fn study(wanted: &Scaling, show: &mut dyn FnMut(&str)) -> io::Result<Study> 
     let set = micro::data(wanted.memories);
     show("measuring a server with one shard");
     let (empty, one) = serve(wanted, &["--shards=1", "--cpus=0"], &[1])?;
+    show("measuring a server with two shards on one CPU");
+    let (_, two_on_one) = serve(wanted, &["--shards=2", "--cpus=0"], &[1])?;
     show("measuring a server with two shards");
     let (_, two) = serve(wanted, &["--shards=2"], &[])?;
     show("measuring messages between shards");
     let between = costs(&set, &empty)?;
     let client_ns = (one[1].client_busy / one[1].ok_per_s * 1e9) as u64;
-    let real = [(1, 0, &one), (2, client_ns, &two)];
+    let real = [
+        (1, Shared { cpus: 1, client_ns: 0 }, &one),
+        (2, Shared { cpus: 1, client_ns: 0 }, &two_on_one),
+        (2, Shared { cpus: 2, client_ns }, &two),
+    ];
     show("measuring the steps of recalls on one shard");
     let alone = measure(&set, 1, wanted.recalls);
     let step_permille = step_permille(&alone, between, one[2].server_cpu_us.unwrap_or(0.0));
@@ -166,10 +174,11 @@ pub fn study(wanted: &Scaling, show: &mut dyn FnMut(&str)) -> io::Result<Study> 
             measure(&set, *cores, wanted.recalls)
         };
         rows.push(predict(&traces, *cores, wanted.memories, costs, wanted.seed));
-        for (shards, client_ns, steps) in real.iter().filter(|(shards, ..)| shards == cores) {
+        for (shards, shared, steps) in real.iter().filter(|(shards, ..)| shards == cores) {
             checks.extend(steps.iter().zip(CLIENTS).map(|(step, clients)| {
-                let predicted = beside(&traces, *shards, costs, *client_ns, clients, wanted.seed);
-                Check { shards: *shards, clients, predicted, measured: measured(step) }
+                let predicted = beside(&traces, *shared, costs, clients, wanted.seed);
+                let (shards, cpus) = (*shards, shared.cpus);
+                Check { shards, cpus, clients, predicted, measured: measured(step) }
             }));
         }
     }
@@ -323,21 +332,24 @@ fn closed(traces: &[Trace], cores: u16, costs: Costs, clients: usize, seed: u64)
     Figures { per_s: done.per_s, p50_us, p99_us, cpu_us: done.cpu_ns / 1e3 }
 }
 
-/// The same beside a server whose client computes so long for a request on the server's own cores.
-fn beside(
-    traces: &[Trace],
-    cores: u16,
-    costs: Costs,
+/// What a server that is measured has for itself.
+#[derive(Clone, Copy)]
+struct Shared {
+    /// CPUs; its shards share them.
+    cpus: u16,
+    /// What the client computes for a request on these CPUs.
     client_ns: u64,
-    clients: usize,
-    seed: u64,
-) -> Figures {
+}
+
+/// The same beside a server.
+fn beside(traces: &[Trace], server: Shared, costs: Costs, clients: usize, seed: u64) -> Figures {
+    let Shared { cpus, client_ns } = server;
     let shared = Costs {
         request_ns: costs.request_ns + client_ns,
         line_ns: costs.line_ns.saturating_sub(client_ns),
         ..costs
     };
-    let figures = closed(traces, cores, shared, clients, seed);
+    let figures = closed(traces, cpus, shared, clients, seed);
     // What the client computes is not the server's.
     Figures { cpu_us: figures.cpu_us - client_ns as f64 / 1e3, ..figures }
 }
@@ -421,10 +433,18 @@ mod tests {
 
     #[test]
     fn a_client_on_the_cores_of_the_server_takes_their_time_but_is_not_the_server() {
-        let figures = beside(&[crosses()], 2, COSTS, 40_000, 64, 1);
+        let shared = Shared { cpus: 2, client_ns: 40_000 };
+        let figures = beside(&[crosses()], shared, COSTS, 64, 1);
         assert!((figures.cpu_us / 160.0 - 1.0).abs() < 0.01, "{}", figures.cpu_us);
         let bound = 2.0 * 1e6 / 200.0;
         assert!((0.95..1.01).contains(&(figures.per_s / bound)), "{}", figures.per_s);
+    }
+
+    #[test]
+    fn two_shards_on_one_cpu_compute_as_much_and_answer_half_as_often() {
+        let figures = beside(&[crosses()], Shared { cpus: 1, client_ns: 0 }, COSTS, 64, 1);
+        assert!((figures.cpu_us / 160.0 - 1.0).abs() < 0.01, "{}", figures.cpu_us);
+        assert!((figures.per_s / (1e6 / 160.0) - 1.0).abs() < 0.01, "{}", figures.per_s);
     }
 
     #[test]

@@ -97,9 +97,9 @@ fn push_costs(study: &Study, page: &mut String) {
 
 fn push_checks(checks: &[Check], page: &mut String) {
     page.push_str(
-        "\n## The model beside a server\n\nOne shard on CPU 0 with the client on CPU 1; two shards on both CPUs, which they \
-         share with the client: what it computes is charged to the home of the recall. Each cell: predicted, measured, difference.\n\n\
-         | shards | clients | answers/s | P50 | P99 | server CPU |\n| ---: | ---: | --- | --- | --- | --- |\n",
+        "\n## The model beside a server\n\nThe client has CPU 1 where the shards have one CPU; where they have both, it shares them, and \
+         what it computes is charged to the home of the recall. Each cell: predicted, measured, difference.\n\n\
+         | shards | on CPUs | clients | answers/s | P50 | P99 | server CPU |\n| ---: | ---: | ---: | --- | --- | --- | --- |\n",
     );
     for check in checks {
         let of = |figure: fn(&Figures) -> f64| {
@@ -108,7 +108,8 @@ fn push_checks(checks: &[Check], page: &mut String) {
             format!("{predicted:.0}, {measured:.0}, {error:+.0} %")
         };
         let cells = [of(|f| f.per_s), of(|f| f.p50_us), of(|f| f.p99_us), of(|f| f.cpu_us)];
-        let _ = writeln!(page, "| {} | {} | {} |", check.shards, check.clients, cells.join(" | "));
+        let Check { shards, cpus, clients, .. } = check;
+        let _ = writeln!(page, "| {shards} | {cpus} | {clients} | {} |", cells.join(" | "));
     }
     let (bound, worst) = (ERROR_MAX * 100.0, worst(checks) * 100.0);
     let verdict = if worst <= bound {
@@ -121,7 +122,7 @@ fn push_checks(checks: &[Check], page: &mut String) {
     };
     let _ = writeln!(
         page,
-        "\nThe server of one shard gave the model its costs; that of two tests it. Stated bound there for answers a second, \
+        "\nThe server of one shard gave the model its costs; two shards test it. Stated bound there for answers a second, \
          median and server CPU: {bound:.0} %. {verdict} P99 has no bound: what makes it on a shared virtual machine is \
          not in the model. No server with more than two shards was measured."
     );
@@ -193,7 +194,7 @@ mod tests {
     fn check(predicted: f64, measured: f64) -> Check {
         let figures = |x| Figures { per_s: x, p50_us: x, p99_us: 9.0 * x, cpu_us: x };
         let (predicted, measured) = (figures(predicted), figures(measured));
-        Check { shards: 2, clients: 8, predicted, measured }
+        Check { shards: 2, cpus: 2, clients: 8, predicted, measured }
     }
 
     #[test]
@@ -204,7 +205,7 @@ mod tests {
             page
         };
         // What gave the model its costs says nothing about it.
-        let source = Check { shards: 1, ..check(900.0, 100.0) };
+        let source = Check { shards: 1, cpus: 1, ..check(900.0, 100.0) };
         let good = page_of(&[source, check(110.0, 100.0), check(80.0, 100.0)]);
         assert!(good.contains("It is met: the largest difference is 20 %."), "{good}");
         let bad = page_of(&[check(110.0, 100.0), check(140.0, 100.0)]);
