@@ -28,12 +28,13 @@ const DISCARD_BYTES_MAX: u64 = 64 << 10;
 pub struct Budget {
     held: Cell<usize>,
     most: usize,
+    of: &'static str,
 }
 
 impl Budget {
-    /// Nothing held yet.
-    pub fn new(most: usize) -> Rc<Self> {
-        Rc::new(Self { held: Cell::new(0), most })
+    /// Nothing held yet; a refusal names what the bodies are `of`.
+    pub fn new(most: usize, of: &'static str) -> Rc<Self> {
+        Rc::new(Self { held: Cell::new(0), most, of })
     }
 
     /// The most that is ever held, and so the largest body.
@@ -72,7 +73,8 @@ impl Lease {
     pub fn grow(&mut self, bytes: usize) -> Checked<()> {
         let held = self.budget.held.get() + bytes;
         if held > self.budget.most {
-            let detail = "too many bytes of requests are in memory; send it again later";
+            let of = self.budget.of;
+            let detail = format!("too many bytes of {of} are in memory; send it again later");
             return Err(Problem::new(Fault::OverCapacity, detail));
         }
         self.budget.held.set(held);

@@ -42,6 +42,8 @@ pub struct Core<B> {
     pub registry: Registry,
     /// Bytes of bodies.
     pub budget: Rc<Budget>,
+    /// What answers that clients have not taken may hold.
+    pub untaken: Rc<Budget>,
     /// Ids that are made here.
     pub uuids: Uuids,
     /// When a write is answered where the request does not say.
@@ -265,6 +267,8 @@ pub struct Answered {
     pub headers: Vec<(&'static str, String)>,
     /// The operation counted its outcomes itself.
     pub counted: bool,
+    /// What its body holds of the budget of answers.
+    pub lease: Option<Lease>,
 }
 
 impl Answered {
@@ -281,7 +285,7 @@ impl Answered {
     /// Any text.
     pub fn text(status: StatusCode, media: &'static str, bytes: impl Into<Bytes>) -> Self {
         let payload = Payload::Whole(bytes.into());
-        Self { status, media, payload, headers: Vec::new(), counted: false }
+        Self { status, media, payload, headers: Vec::new(), counted: false, lease: None }
     }
 
     /// 204.

@@ -81,6 +81,7 @@ pub fn store<B: Backend>(
         payload,
         headers: Vec::new(),
         counted: true,
+        lease: None,
     })
 }
 

@@ -23,7 +23,7 @@ use crate::backend::Backend;
 use crate::error::{Checked, Fault, Problem, Reason};
 use crate::metrics::Shed;
 use crate::rates::Client;
-use crate::server::reply::Reply;
+use crate::server::reply::{PIECE_BYTES_MAX, Payload, Reply};
 use crate::server::watch::Watched;
 use crate::trace::{Active, Ended};
 
@@ -59,6 +59,7 @@ pub async fn answer<B: Backend>(
     let asked =
         Asked { parts: &parts, request_id: &request_id, trace: trace.clone(), address, start };
     let result = answer_to(&core, asked, &mut body, &mut operation).await;
+    let result = result.and_then(|answered| with_room(&core, operation, answered));
     let read = match &mut body {
         Some(body) if parts.headers.contains_key(header::EXPECT) => body.leave(),
         Some(body) => body.discard().await,
@@ -158,6 +159,26 @@ async fn answer_to<B: Backend>(
     let result = perform(&mut call).await;
     *body = call.body.take();
     result
+}
+
+/// Holds room for an answer that is more than the connection takes at once: who asks for much and
+/// takes little would fill the memory otherwise. What has changed something is answered in any case.
+fn with_room<B: Backend>(
+    core: &Core<B>,
+    operation: Option<Operation>,
+    mut answered: Answered,
+) -> Checked<Answered> {
+    let reads = operation.is_some_and(|operation| operation.route().role == Role::Read);
+    if let Payload::Whole(bytes) = &answered.payload
+        && bytes.len() > PIECE_BYTES_MAX
+        && reads
+    {
+        let mut lease = core.untaken.lease();
+        // One that is larger than all the room waits until it has that for itself.
+        lease.hold(bytes.len().min(core.untaken.most()))?;
+        answered.lease = Some(lease);
+    }
+    Ok(answered)
 }
 
 /// What hyper lets through and RFC 9112 does not.
@@ -266,7 +287,7 @@ fn respond(
     closes: bool,
     watched: Rc<Watched>,
 ) -> Response<Reply> {
-    let mut response = Response::new(Reply::new(answered.payload, watched));
+    let mut response = Response::new(Reply::new(answered.payload, answered.lease, watched));
     *response.status_mut() = answered.status;
     let headers = response.headers_mut();
     headers.reserve(6 + answered.headers.len());

@@ -1,6 +1,8 @@
 //! Bodies of answers.
 //!
-//! *Invariants*: when the last byte was handed over, or the client is gone, the watch knows.
+//! *Invariants*: when the last byte was handed over, or the client is gone, the watch knows, and the
+//! budget has back what the answer held of it; what is handed over is no more than a piece at a time,
+//! of which the connection takes the next when it has sent most of the last.
 //!
 //! *Not here*: what they say (`api`).
 
@@ -12,6 +14,10 @@ use std::task::{Context, Poll, ready};
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 
 use super::watch::Watched;
+use crate::api::body::Lease;
+
+/// Bytes that are handed over at once.
+pub const PIECE_BYTES_MAX: usize = 64 << 10;
 
 /// Chunks that are made while they are sent.
 pub trait Chunks {
@@ -30,13 +36,14 @@ pub enum Payload {
 /// The body of one answer.
 pub struct Reply {
     payload: Payload,
+    _lease: Option<Lease>,
     watched: Rc<Watched>,
 }
 
 impl Reply {
-    /// A body for the request that `watched` began.
-    pub fn new(payload: Payload, watched: Rc<Watched>) -> Self {
-        Self { payload, watched }
+    /// A body for the request that `watched` began, and what it holds of the budget.
+    pub fn new(payload: Payload, lease: Option<Lease>, watched: Rc<Watched>) -> Self {
+        Self { payload, _lease: lease, watched }
     }
 }
 
@@ -56,7 +63,10 @@ impl Body for Reply {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match &mut self.get_mut().payload {
             Payload::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Payload::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Payload::Whole(bytes) => {
+                let piece = bytes.split_to(bytes.len().min(PIECE_BYTES_MAX));
+                Poll::Ready(Some(Ok(Frame::data(piece))))
+            }
             Payload::Stream(chunks) => {
                 let chunk = ready!(chunks.as_mut().poll_next(cx));
                 Poll::Ready(chunk.map(|bytes| Ok(Frame::data(bytes))))

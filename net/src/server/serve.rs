@@ -66,7 +66,8 @@ pub struct Options {
     pub connections_max: usize,
     /// Most connections of one address, the same for each core.
     pub addresses: Addresses,
-    /// Most bytes of request bodies that this core holds.
+    /// Most bytes of request bodies that this core holds; and, beside them, of answers that clients
+    /// have not taken.
     pub body_bytes_max: usize,
     /// When a write is answered where the request does not say.
     pub wait: Wait,
@@ -155,7 +156,8 @@ pub async fn serve<B: Backend>(
         backend,
         metrics: options.registry.join(entrance.core()),
         registry: options.registry.clone(),
-        budget: Budget::new(options.body_bytes_max),
+        budget: Budget::new(options.body_bytes_max, "requests"),
+        untaken: Budget::new(options.body_bytes_max, "answers that clients are slow to take"),
         uuids: Uuids::new(),
         wait: options.wait,
         guard: Guard::new(options.auth.clone()),

@@ -329,6 +329,39 @@ fn a_client_that_does_not_read_is_cut_off() {
     }
 }
 
+#[test]
+fn answers_that_are_not_taken_hold_no_more_than_their_budget() {
+    let server = Server::with(Options { body_bytes_max: 3 << 20, ..Options::default() });
+    let mut honest = server.client();
+    let content = "x".repeat(1 << 20);
+    let large = format!("{{\"id\":\"large\",\"content\":\"{content}\"}}");
+    assert_eq!(honest.request("POST", "/api/v1/memories", large).status, 201);
+    let small = r#"{"id":"small","content":"x"}"#;
+    assert_eq!(honest.request("POST", "/api/v1/memories", small).status, 201);
+    let slow: Vec<_> = (0..2)
+        .map(|_| {
+            let mut client = server.client();
+            client.send("GET /api/v1/memories/large HTTP/1.1\r\nHost: t\r\n\r\n");
+            assert!(client.read_some().starts_with("HTTP/1.1 200"), "it is under way");
+            client
+        })
+        .collect();
+    let refused = honest.get("/api/v1/memories/large");
+    assert_eq!((refused.status, refused.code()), (503, "over_capacity".to_owned()));
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(honest.get("/api/v1/memories/small").status, 200, "little goes out at once");
+    drop(slow);
+    let start = Instant::now();
+    let answer = loop {
+        let answer = honest.get("/api/v1/memories/large");
+        if answer.status == 200 || start.elapsed() > Duration::from_secs(10) {
+            break answer;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!(answer.json()["content"], content, "all of it comes once there is room");
+}
+
 fn metrics(server: &Server) -> String {
     server.client().get("/metrics").text()
 }
