@@ -114,11 +114,13 @@ impl Attacker {
         let waits = |error: &std::io::Error| error.kind() == ErrorKind::WouldBlock;
         let broken = written.is_err_and(|error| !waits(&error))
             || stream.take_error().is_ok_and(|error| error.is_some());
+        let refused = self.way == Way::SlowReader && answer.starts_with(b"HTTP/1.1 503");
         let ended = match read {
             Ok(count) => count == 0,
             Err(error) => !waits(&error),
         };
-        if ended || broken {
+        // Who is refused for want of room holds no more than one that says nothing.
+        if ended || broken || refused {
             self.held = self.begun.elapsed();
             self.stream = None;
         }
