@@ -320,6 +320,21 @@ impl Machine<'_> {
 }
 
 #[cfg(test)]
+impl Costs {
+    /// Round figures, for tests.
+    pub const ROUND: Self = Self {
+        request_ns: 10_000,
+        line_ns: 0,
+        envelope_ns: 1000,
+        flight_ns: 5000,
+        wake_ns: 0,
+        sleep_ns: 0,
+        pause_ns: 0,
+        step_permille: 1000,
+    };
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::scale::cluster::Asked;
@@ -333,29 +348,16 @@ mod tests {
         Trace { turns }
     }
 
-    fn costs() -> Costs {
-        Costs {
-            request_ns: 10_000,
-            line_ns: 0,
-            envelope_ns: 1000,
-            flight_ns: 5000,
-            wake_ns: 0,
-            sleep_ns: 0,
-            pause_ns: 0,
-            step_permille: 1000,
-        }
-    }
-
     fn p50_us(done: &Simulated) -> u64 {
         done.latency.value_at_quantile(0.5) / 1000
     }
 
     #[test]
     fn one_client_on_one_core_waits_for_the_work_and_the_line() {
-        let done = simulate(&[asks_all(1, 90, 0)], 1, costs(), Arrivals::Closed(1), 100, 1);
+        let done = simulate(&[asks_all(1, 90, 0)], 1, Costs::ROUND, Arrivals::Closed(1), 100, 1);
         assert!((done.per_s / 10_000.0 - 1.0).abs() < 0.02, "{}", done.per_s);
         assert_eq!(p50_us(&done), 100);
-        let far = Costs { line_ns: 100_000, ..costs() };
+        let far = Costs { line_ns: 100_000, ..Costs::ROUND };
         let done = simulate(&[asks_all(1, 90, 0)], 1, far, Arrivals::Closed(1), 100, 1);
         assert!((done.per_s / 5000.0 - 1.0).abs() < 0.02, "{}", done.per_s);
         assert_eq!(p50_us(&done), 200);
@@ -365,7 +367,7 @@ mod tests {
     fn a_queue_of_one_server_waits_as_theory_says() {
         // M/D/1 at a load of one half: the mean wait is half of the time of service.
         let arrivals = Arrivals::Open(5000.0);
-        let done = simulate(&[asks_all(1, 90, 0)], 1, costs(), arrivals, 200_000, 1);
+        let done = simulate(&[asks_all(1, 90, 0)], 1, Costs::ROUND, arrivals, 200_000, 1);
         let mean_us = done.latency.mean() / 1e3;
         assert!((mean_us / 150.0 - 1.0).abs() < 0.02, "{mean_us}");
         assert!((done.busy - 0.5).abs() < 0.01, "{}", done.busy);
@@ -375,16 +377,16 @@ mod tests {
     fn a_question_to_others_takes_two_flights_and_two_wakings() {
         let (one, trace) = (Arrivals::Closed(1), asks_all(2, 90, 50));
         // 10 + 90 + 1, flight 5, 1 + 50 + 1, flight 5, 1 + 1.
-        let awake = simulate(std::slice::from_ref(&trace), 2, costs(), one, 100, 1);
+        let awake = simulate(std::slice::from_ref(&trace), 2, Costs::ROUND, one, 100, 1);
         assert_eq!(p50_us(&awake), 165);
-        let sleepy = Costs { wake_ns: 20_000, ..costs() };
+        let sleepy = Costs { wake_ns: 20_000, ..Costs::ROUND };
         assert_eq!(p50_us(&simulate(&[trace], 2, sleepy, one, 100, 1)), 205);
     }
 
     #[test]
     fn a_core_that_sleeps_computes_for_it_and_one_that_has_work_does_not() {
         let cpu_us = |clients| {
-            let sleepy = Costs { sleep_ns: 40_000, line_ns: 60_000, ..costs() };
+            let sleepy = Costs { sleep_ns: 40_000, line_ns: 60_000, ..Costs::ROUND };
             let clients = Arrivals::Closed(clients);
             simulate(&[asks_all(2, 90, 50)], 2, sleepy, clients, 2000, 1).cpu_ns / 1000.0
         };
@@ -395,7 +397,7 @@ mod tests {
 
     #[test]
     fn a_step_in_a_server_takes_longer_than_alone() {
-        let slow = Costs { step_permille: 1500, ..costs() };
+        let slow = Costs { step_permille: 1500, ..Costs::ROUND };
         let done = simulate(&[asks_all(1, 90, 0)], 1, slow, Arrivals::Closed(1), 100, 1);
         assert_eq!(p50_us(&done), 145);
     }
@@ -404,7 +406,7 @@ mod tests {
     fn a_slice_lets_others_run() {
         let mut trace = asks_all(1, 90, 0);
         trace.turns[0][0].is_slice = true;
-        let pauses = Costs { pause_ns: 7000, ..costs() };
+        let pauses = Costs { pause_ns: 7000, ..Costs::ROUND };
         let done = simulate(&[trace], 1, pauses, Arrivals::Closed(1), 100, 1);
         assert_eq!(p50_us(&done), 107);
     }
@@ -414,7 +416,7 @@ mod tests {
         // 10 + 90 + 3 envelopes out and 3 in, 3 replies taken; 3 x (50 + 2 envelopes).
         let cpu_us = 10.0 + 90.0 + 6.0 + 3.0 + 3.0 * 52.0;
         let clients = Arrivals::Closed(64);
-        let done = simulate(&[asks_all(4, 90, 50)], 4, costs(), clients, 20_000, 1);
+        let done = simulate(&[asks_all(4, 90, 50)], 4, Costs::ROUND, clients, 20_000, 1);
         let bound = 4.0 * 1e6 / cpu_us;
         assert!(done.per_s < bound * 1.01 && done.per_s > bound * 0.9, "{} {bound}", done.per_s);
     }
@@ -423,7 +425,7 @@ mod tests {
     fn the_same_seed_gives_the_same_run() {
         let run = |seed| {
             let arrivals = Arrivals::Open(9000.0);
-            let done = simulate(&[asks_all(4, 90, 50)], 4, costs(), arrivals, 5000, seed);
+            let done = simulate(&[asks_all(4, 90, 50)], 4, Costs::ROUND, arrivals, 5000, seed);
             (done.latency.max(), done.latency.value_at_quantile(0.99), done.per_s.to_bits())
         };
         assert_eq!(run(1), run(1));

@@ -397,16 +397,7 @@ mod tests {
     use super::*;
     use cluster::Asked;
 
-    const COSTS: Costs = Costs {
-        request_ns: 10_000,
-        line_ns: 0,
-        envelope_ns: 1000,
-        flight_ns: 5000,
-        wake_ns: 0,
-        sleep_ns: 0,
-        pause_ns: 4000,
-        step_permille: 1000,
-    };
+    const COSTS: Costs = Costs { pause_ns: 4000, ..Costs::ROUND };
 
     /// 90 µs at home, then a question to the other shard, which takes a slice of 50 µs; 2 µs at the end.
     fn crosses() -> Trace {
